@@ -1,0 +1,35 @@
+//! The one error of this crate.
+
+/// Why a kernel refused its arguments.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// Two sizes that must agree do not.
+    #[error("{op}: {what} is {got}, expected {expected}")]
+    Shape {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The size that is wrong.
+        what: &'static str,
+        /// What it should have been.
+        expected: usize,
+        /// What it was.
+        got: usize,
+    },
+    /// A token, position or row index points past the end of its table.
+    #[error("{op}: index {index} is out of range, the table has {rows} rows")]
+    Index {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The offending index.
+        index: usize,
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// A name that no row of the format table carries.
+    #[error("unknown number format `{0}`")]
+    UnknownFormat(String),
+}
+
+/// Result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, KernelError>;

@@ -1,0 +1,1 @@
+//! joulewise-models
