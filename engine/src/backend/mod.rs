@@ -1,0 +1,102 @@
+//! What a device has to do: keep weights and a cache, run a range of steps, take a time mark. Nothing else.
+
+pub mod cpu;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::graph::ModelGraph;
+use crate::kv_cache::{CacheMemory, CacheShape};
+use crate::observer::ValueReader;
+use crate::precision::PrecisionPlan;
+use crate::program::Program;
+use crate::weight::WeightSource;
+
+/// How loading reports its progress: weights done and weights in all.
+pub type LoadProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// A device and its kernels.
+pub trait Backend: Send + Sync {
+    /// Name of the device and the path its kernels take, e.g. `cpu avx512, 2 threads`.
+    fn describe(&self) -> String;
+
+    /// Reads, converts and packs every weight of a model.
+    ///
+    /// `positions` is how many positions rotary tables have to cover.
+    ///
+    /// # Errors
+    /// Those of the source, and [`crate::EngineError::TensorShape`].
+    fn load(
+        &self,
+        graph: &Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        positions: usize,
+        progress: LoadProgress<'_>,
+    ) -> Result<Arc<dyn BackendModel>>;
+}
+
+/// A model whose weights are on a device.
+pub trait BackendModel: Send + Sync {
+    /// Bytes of the weights as they are kept, padding included.
+    fn weight_bytes(&self) -> usize;
+
+    /// Memory for keys and values.
+    fn allocate_cache(&self, shape: CacheShape) -> Box<dyn CacheMemory>;
+
+    /// Makes a program ready to run: all its memory is allocated here, none later.
+    ///
+    /// # Errors
+    /// When the device refuses the program.
+    fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>>;
+}
+
+/// A point in time on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(pub u64);
+
+/// What varies from run to run of one program.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepInputs {
+    /// Token ids `[batch * tokens]`.
+    pub token_ids: Vec<u32>,
+    /// Position of each token `[batch * tokens]`.
+    pub positions: Vec<u32>,
+    /// Segment of each token `[batch * tokens]`.
+    pub token_types: Vec<u32>,
+    /// Visible tokens `[batch, tokens]`; empty when all are.
+    pub mask: Vec<u8>,
+    /// Tokens in the cache before this run `[batch]`.
+    pub kv_start: Vec<u32>,
+    /// First row of each sequence `[batch]`.
+    pub first_rows: Vec<u32>,
+    /// Row of each sequence's last visible token `[batch]`.
+    pub last_rows: Vec<u32>,
+}
+
+/// A program on a device.
+pub trait Executable: ValueReader + Send {
+    /// Runs some of the steps, in order. Does not have to wait for them.
+    ///
+    /// # Errors
+    /// When an index is out of range, or the device fails.
+    fn run(
+        &mut self,
+        steps: Range<usize>,
+        inputs: &StepInputs,
+        cache: Option<&mut dyn CacheMemory>,
+    ) -> Result<()>;
+
+    /// The point in time at which everything submitted so far is done.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn mark(&mut self) -> Result<Mark>;
+
+    /// Seconds between two marks; waits for the later one.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn seconds_between(&mut self, from: Mark, to: Mark) -> Result<f64>;
+}

@@ -1,0 +1,41 @@
+//! Keys and values of the tokens seen so far.
+
+use std::any::Any;
+
+/// Sizes of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers with attention.
+    pub layers: usize,
+    /// Sequences.
+    pub batch: usize,
+    /// Key-value heads of a layer.
+    pub kv_heads: usize,
+    /// Tokens a sequence can hold.
+    pub capacity: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+impl CacheShape {
+    /// Elements of the keys of one layer.
+    pub fn layer_elements(&self) -> usize {
+        self.batch * self.kv_heads * self.capacity * self.head_dim
+    }
+}
+
+/// A backend's memory for a cache; the backend that made it knows what is inside.
+pub trait CacheMemory: Any + Send {
+    /// Bytes held.
+    fn size_bytes(&self) -> usize;
+}
+
+/// A cache and how far each of its sequences is filled.
+pub struct KvCache {
+    /// Sizes.
+    pub shape: CacheShape,
+    /// Tokens of each sequence `[batch]`.
+    pub lengths: Vec<u32>,
+    /// Where they are.
+    pub memory: Box<dyn CacheMemory>,
+}

@@ -1,0 +1,251 @@
+//! A program: a model's steps for one phase, batch and length, with memory assigned and cut points known.
+//!
+//! Hooks are cuts, not callbacks: a program knows where modules and layers begin and end, and whoever observes a run
+//! has it executed range by range. Nobody observing means one range.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use joulewise_kernels::format::Format;
+
+use crate::arena::{Arena, Life};
+use crate::error::Result;
+use crate::graph::{ModelGraph, Step};
+use crate::module::{ModuleId, ModuleKind};
+use crate::observer::Granularity;
+use crate::op::{Cost, CostContext, Op, RowChoice, RowDomain, ValueId};
+use crate::weight::{WeightId, WeightShape};
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// A whole batch at once, without a cache: encoders, scoring.
+    Forward,
+    /// Prompt tokens into the cache.
+    Prefill,
+    /// One new token per sequence.
+    Decode,
+}
+
+impl Phase {
+    /// Name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Forward => "forward",
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        }
+    }
+}
+
+/// Everything a program is built from besides the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramKey {
+    /// What the run is for.
+    pub phase: Phase,
+    /// Sequences.
+    pub batch: usize,
+    /// New tokens per sequence.
+    pub tokens: usize,
+    /// Logits of all tokens instead of the last one's.
+    pub all_logits: bool,
+    /// Whether hidden states stay readable after the run.
+    pub keep_hidden_states: bool,
+}
+
+/// A contiguous range of steps that is run as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The module, or the parent that stands for several.
+    pub module: ModuleId,
+    /// The steps.
+    pub steps: Range<usize>,
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Program {
+    graph: Arc<ModelGraph>,
+    key: ProgramKey,
+    steps: Vec<Step>,
+    arena: Arena,
+    /// Value that stands for each value: itself, or the input of a selection that keeps everything.
+    alias: Vec<ValueId>,
+    weight_formats: Arc<[Format]>,
+    whole: [Cut; 1],
+    blocks: Vec<Cut>,
+    modules: Vec<Cut>,
+    single_steps: Vec<Cut>,
+}
+
+impl Program {
+    /// Lowers a model. `weight_formats` has one entry per weight of the graph.
+    pub fn lower(graph: Arc<ModelGraph>, key: ProgramKey, weight_formats: Arc<[Format]>) -> Result<Program> {
+        let mut alias: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
+        let mut steps = Vec::with_capacity(graph.steps.len());
+        for step in &graph.steps {
+            match &step.op {
+                Op::CacheWrite { .. } if key.phase == Phase::Forward => {}
+                Op::SelectRows { x, which: RowChoice::Logits, y } if key.all_logits || key.tokens == 1 => {
+                    alias[y.index()] = alias[x.value.index()];
+                }
+                _ => steps.push(step.clone()),
+            }
+        }
+        let rows = |domain| match domain {
+            RowDomain::Tokens => key.batch * key.tokens,
+            RowDomain::Logits if key.all_logits => key.batch * key.tokens,
+            RowDomain::Logits | RowDomain::Sequences => key.batch,
+        };
+        let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
+        for (index, step) in steps.iter().enumerate() {
+            if let Some(y) = step.op.output() {
+                let shape = graph.value(y);
+                lives[y.index()] = Some(Life { steps: index..index, size: rows(shape.domain) * shape.cols });
+            }
+            for input in step.op.inputs() {
+                if let Some(life) = &mut lives[alias[input.value.index()].index()] {
+                    life.steps.end = index;
+                }
+            }
+        }
+        let kept = key.keep_hidden_states.then_some(graph.hidden_states.as_slice()).unwrap_or_default();
+        for value in kept.iter().chain([&graph.output]) {
+            if let Some(life) = &mut lives[alias[value.index()].index()] {
+                life.steps.end = steps.len();
+            }
+        }
+        let cut = |same: &dyn Fn(&Step, &Step) -> bool, module: &dyn Fn(&Step) -> ModuleId| {
+            let mut cuts: Vec<Cut> = Vec::new();
+            for (index, step) in steps.iter().enumerate() {
+                match cuts.last_mut() {
+                    Some(last) if same(&steps[index - 1], step) => last.steps.end = index + 1,
+                    _ => cuts.push(Cut { module: module(step), steps: index..index + 1 }),
+                }
+            }
+            cuts
+        };
+        let block = |step: &Step| graph.modules.get(step.module).block;
+        let blocks = cut(&|a, b| block(a) == block(b), &|step| block_module(&graph, step.module));
+        let modules = cut(&|a, b| a.module == b.module, &|step| step.module);
+        let single_steps = cut(&|_, _| false, &|step| step.module);
+        let whole = [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }];
+        let arena = Arena::plan(&lives);
+        Ok(Program { key, steps, arena, alias, weight_formats, whole, blocks, modules, single_steps, graph })
+    }
+
+    /// The model.
+    pub fn graph(&self) -> &Arc<ModelGraph> {
+        &self.graph
+    }
+
+    /// What the program was built for.
+    pub fn key(&self) -> ProgramKey {
+        self.key
+    }
+
+    /// The steps, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Memory of the values.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Rows and columns of a value in this program.
+    pub fn shape(&self, value: ValueId) -> (usize, usize) {
+        let shape = self.graph.value(value);
+        let rows = match shape.domain {
+            RowDomain::Tokens => self.key.batch * self.key.tokens,
+            RowDomain::Logits if self.key.all_logits => self.key.batch * self.key.tokens,
+            RowDomain::Logits | RowDomain::Sequences => self.key.batch,
+        };
+        (rows, shape.cols)
+    }
+
+    /// Slot that holds a value, `None` when this program never writes it.
+    pub fn slot(&self, value: ValueId) -> Option<usize> {
+        self.arena.slots[self.alias[value.index()].index()].map(|slot| slot as usize)
+    }
+
+    /// The ranges that are run one by one at this granularity; `Off` is always a single one.
+    pub fn cuts(&self, granularity: Granularity) -> &[Cut] {
+        match granularity {
+            Granularity::Off => &self.whole,
+            Granularity::Block => &self.blocks,
+            Granularity::Module => &self.modules,
+            Granularity::Step => &self.single_steps,
+        }
+    }
+
+    /// From the first to the last step of a module and all below it; `None` when there are none in this program.
+    pub fn subtree_steps(&self, module: ModuleId) -> Option<Range<usize>> {
+        let below = |step: &Step| {
+            let mut id = Some(step.module);
+            while let Some(candidate) = id {
+                if candidate == module {
+                    return true;
+                }
+                id = self.graph.modules.get(candidate).parent;
+            }
+            false
+        };
+        let first = self.steps.iter().position(below)?;
+        let last = self.steps.iter().rposition(below)?;
+        Some(first..last + 1)
+    }
+
+    /// Number format of a weight.
+    pub fn weight_format(&self, weight: WeightId) -> Format {
+        self.weight_formats[weight.index()]
+    }
+
+    /// Stored bytes of a weight.
+    pub fn weight_bytes(&self, weight: WeightId) -> usize {
+        stored_bytes(self.graph.weight(weight).shape, self.weight_format(weight))
+    }
+
+    /// Counted work and traffic of a range of steps with `kv_start` tokens already in the cache.
+    pub fn cost(&self, steps: Range<usize>, kv_start: usize) -> Cost {
+        let context = CostContext {
+            shape: &|value| self.shape(value),
+            weight_bytes: &|weight| self.weight_bytes(weight),
+            row_bytes: &|weight| match self.graph.weight(weight).shape {
+                WeightShape::Matrix { n, .. } => self.weight_bytes(weight) / n.max(1),
+                WeightShape::Vector { .. } => size_of::<f32>(),
+            },
+            batch: self.key.batch,
+            tokens: self.key.tokens,
+            kv_start,
+        };
+        let mut total = Cost::default();
+        for step in &self.steps[steps] {
+            total += step.op.cost(&context);
+        }
+        total
+    }
+}
+
+/// Bytes of a weight in a format; vectors stay in f32.
+pub(crate) fn stored_bytes(shape: WeightShape, format: Format) -> usize {
+    match shape {
+        WeightShape::Matrix { n, k } => format.spec().encoded_bytes(n, k),
+        WeightShape::Vector { n } => n * size_of::<f32>(),
+    }
+}
+
+/// The outermost module that still lies within the same layer, which stands for the layer in block cuts.
+fn block_module(graph: &ModelGraph, module: ModuleId) -> ModuleId {
+    let block = graph.modules.get(module).block;
+    let mut id = module;
+    while let Some(parent) = graph.modules.get(id).parent {
+        let candidate = graph.modules.get(parent);
+        if parent == ModuleId::ROOT || candidate.block != block || candidate.kind != ModuleKind::Container {
+            break;
+        }
+        id = parent;
+    }
+    id
+}

@@ -1,0 +1,527 @@
+//! A loaded model that can be run, observed and replayed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use joulewise_kernels::format::Format;
+
+use crate::backend::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
+use crate::batch::TokenBatch;
+use crate::error::{EngineError, Result};
+use crate::graph::{ModelGraph, PositionRule};
+use crate::kv_cache::{CacheShape, KvCache};
+use crate::module::ModuleId;
+use crate::observer::{Observer, Span, Unobserved};
+use crate::op::ValueId;
+use crate::precision::PrecisionPlan;
+use crate::program::{Phase, Program, ProgramKey, stored_bytes};
+use crate::weight::WeightSource;
+
+/// How a session is opened.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct SessionOptions<'a> {
+    /// Tokens a sequence can grow to; `None`: what the model was trained for, at most 4096.
+    pub context: Option<usize>,
+    /// Memory that may be used for weights; loading more is refused beforehand. `None`: unknown.
+    pub available_bytes: Option<usize>,
+    /// Told after each weight how many are done.
+    pub progress: LoadProgress<'a>,
+}
+
+impl Default for SessionOptions<'_> {
+    fn default() -> Self {
+        SessionOptions { context: None, available_bytes: None, progress: &|_, _| {} }
+    }
+}
+
+/// What a forward pass leaves behind besides its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// Logits of every token, not only of the last one.
+    pub all_logits: bool,
+    /// Hidden states stay readable through [`Session::hidden_state`].
+    pub keep_hidden_states: bool,
+}
+
+/// The result of a run, `[rows, cols]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Output<'a> {
+    /// Elements, row-major.
+    pub data: &'a [f32],
+    /// Sequences, or tokens.
+    pub rows: usize,
+    /// Vocabulary, classes or width.
+    pub cols: usize,
+}
+
+impl<'a> Output<'a> {
+    /// One row.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        &self.data[row * self.cols..(row + 1) * self.cols]
+    }
+}
+
+/// Programs that stay prepared; the least recently used one goes first.
+const PREPARED_PROGRAMS: usize = 8;
+
+struct Prepared {
+    program: Arc<Program>,
+    executable: Box<dyn Executable>,
+}
+
+/// See the module's documentation. One session runs one program at a time; clone the weights' `Arc`, not the session,
+/// to run several.
+pub struct Session {
+    graph: Arc<ModelGraph>,
+    model: Arc<dyn BackendModel>,
+    device: String,
+    weight_formats: Arc<[Format]>,
+    context: usize,
+    /// Most recently used first: the first one is the program of the last run.
+    prepared: Vec<Prepared>,
+    inputs: StepInputs,
+    cache: Option<KvCache>,
+    marks: Vec<Mark>,
+    spans: Vec<Span>,
+}
+
+impl Session {
+    /// Loads a model's weights onto a device.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] before anything is read, or those of the source.
+    pub fn open(
+        backend: &dyn Backend,
+        graph: Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        options: SessionOptions<'_>,
+    ) -> Result<Self> {
+        let weight_formats = plan.weight_formats(&graph);
+        let needed_bytes = graph
+            .weights
+            .iter()
+            .zip(weight_formats.iter())
+            .map(|(w, format)| stored_bytes(w.shape, *format))
+            .sum();
+        if let Some(available_bytes) = options.available_bytes.filter(|available| *available < needed_bytes) {
+            return Err(EngineError::OutOfMemory { needed_bytes, available_bytes });
+        }
+        let positions = match graph.position_rule {
+            PositionRule::Sequential => graph.max_positions,
+            PositionRule::AfterPadding { pad_id } => graph.max_positions.saturating_sub(pad_id as usize + 1),
+        };
+        let context = match options.context {
+            Some(context) if context > positions => {
+                return Err(EngineError::ContextOverflow { needed: context, limit: positions });
+            }
+            Some(context) => context,
+            None => positions.min(4096),
+        };
+        let model = backend.load(&graph, source, plan, context, options.progress)?;
+        Ok(Session {
+            device: backend.describe(),
+            graph,
+            model,
+            weight_formats,
+            context,
+            prepared: Vec::new(),
+            inputs: StepInputs::default(),
+            cache: None,
+            marks: Vec::new(),
+            spans: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn graph(&self) -> &Arc<ModelGraph> {
+        &self.graph
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Tokens a sequence can grow to.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of the weights as the device keeps them.
+    pub fn weight_bytes(&self) -> usize {
+        self.model.weight_bytes()
+    }
+
+    /// Bytes of the key-value cache, once there is one.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.memory.size_bytes())
+    }
+
+    /// Has `observer` see the next run.
+    pub fn observed<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Observed<'a> {
+        Observed { session: self, observer }
+    }
+
+    /// Runs a whole batch without a cache: class logits, embeddings, or next-token logits behind the last token.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextOverflow`], [`EngineError::TokenOutOfRange`].
+    pub fn forward(&mut self, batch: &TokenBatch) -> Result<Output<'_>> {
+        self.observed(&mut Unobserved).forward(batch)
+    }
+
+    /// [`Session::forward`] that keeps more.
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn forward_with(&mut self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'_>> {
+        self.observed(&mut Unobserved).forward_with(batch, options)
+    }
+
+    /// Empties the cache and fills it with prompts, padded on the right: logits behind each prompt `[batch, vocab]`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for encoders and left padding, else as [`Session::forward`].
+    pub fn prefill(&mut self, batch: &TokenBatch) -> Result<Output<'_>> {
+        self.observed(&mut Unobserved).prefill(batch)
+    }
+
+    /// Appends one token to every sequence: logits behind it `[batch, vocab]`.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] before the first [`Session::prefill`], [`EngineError::ContextOverflow`] when a
+    /// sequence is full.
+    pub fn decode(&mut self, tokens: &[u32]) -> Result<Output<'_>> {
+        self.observed(&mut Unobserved).decode(tokens)
+    }
+
+    /// The last run's program.
+    pub fn last_program(&self) -> Option<&Arc<Program>> {
+        self.prepared.first().map(|prepared| &prepared.program)
+    }
+
+    /// Tokens that stood in the cache before the last run; the costs of a decode step depend on it.
+    pub fn last_kv_start(&self) -> usize {
+        self.inputs.kv_start.iter().copied().max().unwrap_or(0) as usize
+    }
+
+    /// Hidden state `index` of the last run, `[batch * tokens, d_model]`: embeddings, then each layer's output.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] when the last run did not keep them.
+    pub fn hidden_state(&mut self, index: usize) -> Result<Output<'_>> {
+        let kept = self.last_program().is_some_and(|program| program.key().keep_hidden_states);
+        let value = self.graph.hidden_states.get(index).copied().filter(|_| kept);
+        let value =
+            value.ok_or_else(|| EngineError::Unsupported(format!("hidden state {index} was not kept")))?;
+        self.read(value)
+    }
+
+    /// Tokens in the cache, per sequence.
+    pub fn lengths(&self) -> &[u32] {
+        self.cache.as_ref().map_or(&[], |cache| &cache.lengths)
+    }
+
+    /// Forgets the tokens from `length` on, in every sequence that has more.
+    pub fn truncate(&mut self, length: usize) {
+        if let Some(cache) = &mut self.cache {
+            for filled in &mut cache.lengths {
+                *filled = (*filled).min(length as u32);
+            }
+        }
+    }
+
+    /// Makes one module ready to be run again and again with the data of the last run.
+    ///
+    /// Everything before the module is run once, because its inputs may have been reused since. [`ModuleId::ROOT`]
+    /// stands for the whole program, a parent for all its children.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] before the first run, [`EngineError::UnknownModule`] when the module owns no step.
+    pub fn replay(&mut self, module: ModuleId) -> Result<Replay<'_>> {
+        let program = self.last_program().cloned();
+        let program = program
+            .ok_or_else(|| EngineError::Unsupported("nothing was run that could be replayed".to_owned()))?;
+        let steps = program.subtree_steps(module);
+        let steps =
+            steps.ok_or_else(|| EngineError::UnknownModule(self.graph.modules.get(module).path.clone()))?;
+        let Session { prepared, inputs, cache, .. } = self;
+        let Some(Prepared { executable, .. }) = prepared.first_mut() else {
+            return Err(EngineError::Unsupported("nothing was run that could be replayed".to_owned()));
+        };
+        let cache = cache.as_mut().filter(|_| program.key().phase != Phase::Forward);
+        let mut replay = Replay { executable: executable.as_mut(), inputs, cache, steps };
+        replay.run_steps(0..replay.steps.start)?;
+        Ok(replay)
+    }
+
+    fn read(&mut self, value: ValueId) -> Result<Output<'_>> {
+        let Some(Prepared { program, executable }) = self.prepared.first_mut() else {
+            return Err(EngineError::Unsupported("nothing was run yet".to_owned()));
+        };
+        let (rows, cols) = program.shape(value);
+        Ok(Output { data: executable.read(value)?, rows, cols })
+    }
+
+    /// Moves the program for `key` to the front, preparing it first if it is new.
+    fn prepare(&mut self, key: ProgramKey) -> Result<()> {
+        if let Some(index) = self.prepared.iter().position(|prepared| prepared.program.key() == key) {
+            self.prepared[..=index].rotate_right(1);
+            return Ok(());
+        }
+        let program = Arc::new(Program::lower(self.graph.clone(), key, self.weight_formats.clone())?);
+        self.prepared.truncate(PREPARED_PROGRAMS - 1);
+        let executable = self.model.prepare(program.clone())?;
+        self.prepared.insert(0, Prepared { program, executable });
+        Ok(())
+    }
+
+    /// Fills in the inputs of a run; positions continue behind `kv_start`.
+    fn set_inputs(
+        &mut self,
+        ids: &[u32],
+        batch: usize,
+        token_types: Option<&[u32]>,
+        mask: Option<&[u8]>,
+    ) -> Result<()> {
+        let vocab_size = self.graph.vocab_size;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
+            return Err(EngineError::TokenOutOfRange { id: *id, vocab_size });
+        }
+        let tokens = ids.len() / batch;
+        let inputs = &mut self.inputs;
+        replace(&mut inputs.token_ids, ids.iter().copied());
+        match token_types {
+            Some(types) => replace(&mut inputs.token_types, types.iter().copied()),
+            None => replace(&mut inputs.token_types, ids.iter().map(|_| 0)),
+        }
+        replace(&mut inputs.mask, mask.unwrap_or_default().iter().copied());
+        replace(&mut inputs.first_rows, (0..batch).map(|sequence| (sequence * tokens) as u32));
+        let last_visible = |sequence: usize| match mask {
+            None => tokens - 1,
+            Some(mask) => {
+                let row = &mask[sequence * tokens..(sequence + 1) * tokens];
+                row.iter().rposition(|flag| *flag != 0).unwrap_or(0)
+            }
+        };
+        replace(
+            &mut inputs.last_rows,
+            (0..batch).map(|sequence| (sequence * tokens + last_visible(sequence)) as u32),
+        );
+        inputs.positions.clear();
+        for (sequence, row) in ids.chunks_exact(tokens).enumerate() {
+            match self.graph.position_rule {
+                PositionRule::Sequential => {
+                    let start = inputs.kv_start[sequence];
+                    inputs.positions.extend((0..tokens as u32).map(|token| start + token));
+                }
+                PositionRule::AfterPadding { pad_id } => {
+                    let mut position = pad_id;
+                    inputs.positions.extend(row.iter().map(|id| {
+                        position += u32::from(*id != pad_id);
+                        if *id == pad_id { pad_id } else { position }
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the program at the front, cut as the observer wishes.
+    fn run(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Session { prepared, inputs, cache, marks, spans, .. } = self;
+        let Some(Prepared { program, executable }) = prepared.first_mut() else {
+            return Err(EngineError::Unsupported("nothing was prepared".to_owned()));
+        };
+        let cuts = program.cuts(observer.granularity());
+        marks.clear();
+        for cut in cuts {
+            observer.enter(program, cut);
+            marks.push(executable.mark()?);
+            let memory = cache.as_mut().map(|cache| cache.memory.as_mut());
+            executable.run(
+                cut.steps.clone(),
+                inputs,
+                memory.filter(|_| program.key().phase != Phase::Forward),
+            )?;
+            marks.push(executable.mark()?);
+            observer.exit(program, cut, executable.as_mut())?;
+        }
+        spans.clear();
+        for (cut, pair) in cuts.iter().zip(marks.chunks_exact(2)) {
+            spans.push(Span {
+                module: cut.module,
+                steps: cut.steps.clone(),
+                start_s: executable.seconds_between(marks[0], pair[0])?,
+                duration_s: executable.seconds_between(pair[0], pair[1])?,
+            });
+        }
+        observer.spans(program, spans);
+        Ok(())
+    }
+}
+
+/// Refills a vector without giving up its memory.
+fn replace<T>(target: &mut Vec<T>, values: impl Iterator<Item = T>) {
+    target.clear();
+    target.extend(values);
+}
+
+/// A session whose next run is watched.
+pub struct Observed<'a> {
+    session: &'a mut Session,
+    observer: &'a mut dyn Observer,
+}
+
+impl<'a> Observed<'a> {
+    /// See [`Session::forward`].
+    ///
+    /// # Errors
+    /// As there, and those of the observer.
+    pub fn forward(self, batch: &TokenBatch) -> Result<Output<'a>> {
+        self.forward_with(batch, ForwardOptions::default())
+    }
+
+    /// See [`Session::forward_with`].
+    ///
+    /// # Errors
+    /// As there, and those of the observer.
+    pub fn forward_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'a>> {
+        let Observed { session, observer } = self;
+        if batch.tokens() > session.context {
+            return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
+        }
+        replace(&mut session.inputs.kv_start, (0..batch.batch()).map(|_| 0));
+        session.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
+        session.prepare(ProgramKey {
+            phase: Phase::Forward,
+            batch: batch.batch(),
+            tokens: batch.tokens(),
+            all_logits: options.all_logits,
+            keep_hidden_states: options.keep_hidden_states,
+        })?;
+        session.run(observer)?;
+        session.read(session.graph.output)
+    }
+
+    /// See [`Session::prefill`].
+    ///
+    /// # Errors
+    /// As there, and those of the observer.
+    pub fn prefill(self, batch: &TokenBatch) -> Result<Output<'a>> {
+        let Observed { session, observer } = self;
+        let layout = session.graph.cache.ok_or_else(no_cache)?;
+        if batch.tokens() > session.context {
+            return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
+        }
+        let lengths = batch.right_padded_lengths().ok_or_else(|| {
+            EngineError::Unsupported("prompts of different lengths must be padded on the right".to_owned())
+        })?;
+        let shape = CacheShape {
+            layers: layout.layers,
+            batch: batch.batch(),
+            kv_heads: layout.kv_heads,
+            capacity: session.context,
+            head_dim: layout.head_dim,
+        };
+        if session.cache.as_ref().is_none_or(|cache| cache.shape != shape) {
+            // The old cache goes first: both need not fit.
+            session.cache = None;
+            let memory = session.model.allocate_cache(shape);
+            session.cache = Some(KvCache { shape, lengths: vec![0; batch.batch()], memory });
+        }
+        replace(&mut session.inputs.kv_start, (0..batch.batch()).map(|_| 0));
+        session.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
+        // Causality hides padding on the right from every token that counts.
+        session.inputs.mask.clear();
+        session.prepare(ProgramKey {
+            phase: Phase::Prefill,
+            batch: batch.batch(),
+            tokens: batch.tokens(),
+            all_logits: false,
+            keep_hidden_states: false,
+        })?;
+        session.run(observer)?;
+        if let Some(cache) = &mut session.cache {
+            cache.lengths = lengths;
+        }
+        session.read(session.graph.output)
+    }
+
+    /// See [`Session::decode`].
+    ///
+    /// # Errors
+    /// As there, and those of the observer.
+    pub fn decode(self, tokens: &[u32]) -> Result<Output<'a>> {
+        let Observed { session, observer } = self;
+        let cache = session.cache.as_ref().ok_or_else(no_cache)?;
+        if tokens.len() != cache.lengths.len() {
+            let (expected, got) = (cache.lengths.len(), tokens.len());
+            return Err(EngineError::BatchShape { what: "list of new tokens", expected, got });
+        }
+        let longest = cache.lengths.iter().copied().max().unwrap_or(0) as usize;
+        if longest + 1 > cache.shape.capacity {
+            return Err(EngineError::ContextOverflow { needed: longest + 1, limit: cache.shape.capacity });
+        }
+        replace(&mut session.inputs.kv_start, cache.lengths.iter().copied());
+        session.set_inputs(tokens, tokens.len(), None, None)?;
+        session.prepare(ProgramKey {
+            phase: Phase::Decode,
+            batch: tokens.len(),
+            tokens: 1,
+            all_logits: false,
+            keep_hidden_states: false,
+        })?;
+        session.run(observer)?;
+        if let Some(cache) = &mut session.cache {
+            for length in &mut cache.lengths {
+                *length += 1;
+            }
+        }
+        session.read(session.graph.output)
+    }
+
+    /// Runs the last program once more with the same inputs; the cache stays as long as it was.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] before the first run, and those of the observer.
+    pub fn repeat(self) -> Result<Output<'a>> {
+        let Observed { session, observer } = self;
+        session.run(observer)?;
+        session.read(session.graph.output)
+    }
+}
+
+fn no_cache() -> EngineError {
+    EngineError::Unsupported("there is no key-value cache: prefill a decoder first".to_owned())
+}
+
+/// A module that is run again and again with the same data.
+pub struct Replay<'a> {
+    executable: &'a mut dyn Executable,
+    inputs: &'a StepInputs,
+    cache: Option<&'a mut KvCache>,
+    steps: Range<usize>,
+}
+
+impl Replay<'_> {
+    /// Runs the module `repeats` times: seconds it took.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn run(&mut self, repeats: usize) -> Result<f64> {
+        let from = self.executable.mark()?;
+        for _ in 0..repeats {
+            self.run_steps(self.steps.clone())?;
+        }
+        let to = self.executable.mark()?;
+        self.executable.seconds_between(from, to)
+    }
+
+    fn run_steps(&mut self, steps: Range<usize>) -> Result<()> {
+        let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
+        self.executable.run(steps, self.inputs, memory)
+    }
+}
