@@ -1,8 +1,8 @@
 //! Which values share memory.
 //!
 //! Values live from the step that writes them to the last step that reads them; values whose lives do not overlap may
-//! share a slot. A step's output never gets a slot that one of its inputs still holds, so a step can be run again and
-//! find its inputs as they were.
+//! share a slot. A step's output never gets a slot that one of its inputs still holds, and lowering lets what flows
+//! into a module live until the module's end, so that a module can be run again and find its inputs as they were.
 
 use std::ops::Range;
 

@@ -69,7 +69,7 @@ impl TokenBatch {
             return Err(EngineError::EmptyInput);
         }
         // A mask that hides nothing is no mask; attention is faster without.
-        self.mask = mask.iter().any(|flag| *flag == 0).then_some(mask);
+        self.mask = mask.contains(&0).then_some(mask);
         Ok(self)
     }
 

@@ -307,7 +307,7 @@ impl ModelBuilder {
         self.same(module, "width of the queries", spec.heads * spec.head_dim, q.cols())?;
         self.same(module, "width of the keys", spec.kv_heads * spec.head_dim, k.cols())?;
         self.same(module, "width of the values", spec.kv_heads * spec.head_dim, v.cols())?;
-        if spec.kv_heads == 0 || spec.heads % spec.kv_heads != 0 {
+        if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
             let (expected, got) = (spec.kv_heads, spec.heads);
             return Err(EngineError::Build {
                 module: path,
@@ -322,7 +322,7 @@ impl ModelBuilder {
         let (mut q, mut k) = (q, k);
         if let Some(table) = rope {
             let rotary = self.ropes[table.0 as usize].rotary;
-            if rotary > spec.head_dim || rotary % 2 != 0 {
+            if rotary > spec.head_dim || !rotary.is_multiple_of(2) {
                 let (expected, got) = (spec.head_dim, rotary);
                 return Err(EngineError::Build { module: path, what: "rotary dimensions", expected, got });
             }

@@ -152,6 +152,18 @@ impl ModuleTree {
         self.by_path.get(path).copied().ok_or_else(|| EngineError::UnknownModule(path.to_owned()))
     }
 
+    /// Whether `module` lies inside `ancestor`, at any depth.
+    pub fn is_below(&self, module: ModuleId, ancestor: ModuleId) -> bool {
+        let mut id = self.get(module).parent;
+        while let Some(parent) = id {
+            if parent == ancestor {
+                return true;
+            }
+            id = self.get(parent).parent;
+        }
+        false
+    }
+
     /// Adds a module; a container may be asked for again, and becomes `kind` when it turns out to own steps.
     pub(crate) fn add(&mut self, path: &str, kind: ModuleKind, block: Option<u32>) -> Result<ModuleId> {
         if let Some(&id) = self.by_path.get(path) {

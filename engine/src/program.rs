@@ -97,24 +97,6 @@ impl Program {
             RowDomain::Logits if key.all_logits => key.batch * key.tokens,
             RowDomain::Logits | RowDomain::Sequences => key.batch,
         };
-        let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
-        for (index, step) in steps.iter().enumerate() {
-            if let Some(y) = step.op.output() {
-                let shape = graph.value(y);
-                lives[y.index()] = Some(Life { steps: index..index, size: rows(shape.domain) * shape.cols });
-            }
-            for input in step.op.inputs() {
-                if let Some(life) = &mut lives[alias[input.value.index()].index()] {
-                    life.steps.end = index;
-                }
-            }
-        }
-        let kept = key.keep_hidden_states.then_some(graph.hidden_states.as_slice()).unwrap_or_default();
-        for value in kept.iter().chain([&graph.output]) {
-            if let Some(life) = &mut lives[alias[value.index()].index()] {
-                life.steps.end = steps.len();
-            }
-        }
         let cut = |same: &dyn Fn(&Step, &Step) -> bool, module: &dyn Fn(&Step) -> ModuleId| {
             let mut cuts: Vec<Cut> = Vec::new();
             for (index, step) in steps.iter().enumerate() {
@@ -130,6 +112,34 @@ impl Program {
         let modules = cut(&|a, b| a.module == b.module, &|step| step.module);
         let single_steps = cut(&|_, _| false, &|step| step.module);
         let whole = [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }];
+        let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
+        for (index, step) in steps.iter().enumerate() {
+            if let Some(y) = step.op.output() {
+                let shape = graph.value(y);
+                lives[y.index()] = Some(Life { steps: index..index, size: rows(shape.domain) * shape.cols });
+            }
+            for input in step.op.inputs() {
+                if let Some(life) = &mut lives[alias[input.value.index()].index()] {
+                    life.steps.end = index;
+                }
+            }
+        }
+        // What flows into a module stays as it is until the module's end, so that the whole of it can be run again.
+        for range in graph.modules.iter().filter_map(|(id, _)| module_steps(&graph, &steps, id)) {
+            for input in steps[range.clone()].iter().flat_map(|step| step.op.inputs()) {
+                if let Some(life) = &mut lives[alias[input.value.index()].index()]
+                    && life.steps.start < range.start
+                {
+                    life.steps.end = life.steps.end.max(range.end - 1);
+                }
+            }
+        }
+        let kept = if key.keep_hidden_states { graph.hidden_states.as_slice() } else { &[] };
+        for value in kept.iter().chain([&graph.output]) {
+            if let Some(life) = &mut lives[alias[value.index()].index()] {
+                life.steps.end = steps.len();
+            }
+        }
         let arena = Arena::plan(&lives);
         Ok(Program { key, steps, arena, alias, weight_formats, whole, blocks, modules, single_steps, graph })
     }
@@ -180,21 +190,10 @@ impl Program {
         }
     }
 
-    /// From the first to the last step of a module and all below it; `None` when there are none in this program.
-    pub fn subtree_steps(&self, module: ModuleId) -> Option<Range<usize>> {
-        let below = |step: &Step| {
-            let mut id = Some(step.module);
-            while let Some(candidate) = id {
-                if candidate == module {
-                    return true;
-                }
-                id = self.graph.modules.get(candidate).parent;
-            }
-            false
-        };
-        let first = self.steps.iter().position(below)?;
-        let last = self.steps.iter().rposition(below)?;
-        Some(first..last + 1)
+    /// The steps of a module: its own if it owns any, else from the first to the last of those below it. `None` when
+    /// this program has none of them.
+    pub fn module_steps(&self, module: ModuleId) -> Option<Range<usize>> {
+        module_steps(&self.graph, &self.steps, module)
     }
 
     /// Number format of a weight.
@@ -226,6 +225,15 @@ impl Program {
         }
         total
     }
+}
+
+fn module_steps(graph: &ModelGraph, steps: &[Step], module: ModuleId) -> Option<Range<usize>> {
+    let owns_steps = graph.modules.get(module).kind != ModuleKind::Container;
+    let belongs =
+        |step: &Step| step.module == module || !owns_steps && graph.modules.is_below(step.module, module);
+    let first = steps.iter().position(belongs)?;
+    let last = steps.iter().rposition(belongs)?;
+    Some(first..last + 1)
 }
 
 /// Bytes of a weight in a format; vectors stay in f32.

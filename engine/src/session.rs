@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// Has `observer` see the next run.
-    pub fn observed<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Observed<'a> {
+    pub fn observed<'s, 'o>(&'s mut self, observer: &'o mut dyn Observer) -> Observed<'s, 'o> {
         Observed { session: self, observer }
     }
 
@@ -219,6 +219,14 @@ impl Session {
         self.read(value)
     }
 
+    /// The result of the last run.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] before the first run.
+    pub fn output(&mut self) -> Result<Output<'_>> {
+        self.read(self.graph.output)
+    }
+
     /// Tokens in the cache, per sequence.
     pub fn lengths(&self) -> &[u32] {
         self.cache.as_ref().map_or(&[], |cache| &cache.lengths)
@@ -236,7 +244,8 @@ impl Session {
     /// Makes one module ready to be run again and again with the data of the last run.
     ///
     /// Everything before the module is run once, because its inputs may have been reused since. [`ModuleId::ROOT`]
-    /// stands for the whole program, a parent for all its children.
+    /// stands for the whole program, a container for
+    /// all modules inside it.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] before the first run, [`EngineError::UnknownModule`] when the module owns no step.
@@ -244,7 +253,7 @@ impl Session {
         let program = self.last_program().cloned();
         let program = program
             .ok_or_else(|| EngineError::Unsupported("nothing was run that could be replayed".to_owned()))?;
-        let steps = program.subtree_steps(module);
+        let steps = program.module_steps(module);
         let steps =
             steps.ok_or_else(|| EngineError::UnknownModule(self.graph.modules.get(module).path.clone()))?;
         let Session { prepared, inputs, cache, .. } = self;
@@ -252,7 +261,8 @@ impl Session {
             return Err(EngineError::Unsupported("nothing was run that could be replayed".to_owned()));
         };
         let cache = cache.as_mut().filter(|_| program.key().phase != Phase::Forward);
-        let mut replay = Replay { executable: executable.as_mut(), inputs, cache, steps };
+        let all_steps = program.steps().len();
+        let mut replay = Replay { executable: executable.as_mut(), inputs, cache, steps, all_steps };
         replay.run_steps(0..replay.steps.start)?;
         Ok(replay)
     }
@@ -370,17 +380,17 @@ fn replace<T>(target: &mut Vec<T>, values: impl Iterator<Item = T>) {
 }
 
 /// A session whose next run is watched.
-pub struct Observed<'a> {
-    session: &'a mut Session,
-    observer: &'a mut dyn Observer,
+pub struct Observed<'s, 'o> {
+    session: &'s mut Session,
+    observer: &'o mut dyn Observer,
 }
 
-impl<'a> Observed<'a> {
+impl<'s> Observed<'s, '_> {
     /// See [`Session::forward`].
     ///
     /// # Errors
     /// As there, and those of the observer.
-    pub fn forward(self, batch: &TokenBatch) -> Result<Output<'a>> {
+    pub fn forward(self, batch: &TokenBatch) -> Result<Output<'s>> {
         self.forward_with(batch, ForwardOptions::default())
     }
 
@@ -388,7 +398,7 @@ impl<'a> Observed<'a> {
     ///
     /// # Errors
     /// As there, and those of the observer.
-    pub fn forward_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'a>> {
+    pub fn forward_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
         if batch.tokens() > session.context {
             return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
@@ -403,14 +413,14 @@ impl<'a> Observed<'a> {
             keep_hidden_states: options.keep_hidden_states,
         })?;
         session.run(observer)?;
-        session.read(session.graph.output)
+        session.output()
     }
 
     /// See [`Session::prefill`].
     ///
     /// # Errors
     /// As there, and those of the observer.
-    pub fn prefill(self, batch: &TokenBatch) -> Result<Output<'a>> {
+    pub fn prefill(self, batch: &TokenBatch) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
         let layout = session.graph.cache.ok_or_else(no_cache)?;
         if batch.tokens() > session.context {
@@ -447,14 +457,14 @@ impl<'a> Observed<'a> {
         if let Some(cache) = &mut session.cache {
             cache.lengths = lengths;
         }
-        session.read(session.graph.output)
+        session.output()
     }
 
     /// See [`Session::decode`].
     ///
     /// # Errors
     /// As there, and those of the observer.
-    pub fn decode(self, tokens: &[u32]) -> Result<Output<'a>> {
+    pub fn decode(self, tokens: &[u32]) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
         let cache = session.cache.as_ref().ok_or_else(no_cache)?;
         if tokens.len() != cache.lengths.len() {
@@ -480,17 +490,17 @@ impl<'a> Observed<'a> {
                 *length += 1;
             }
         }
-        session.read(session.graph.output)
+        session.output()
     }
 
     /// Runs the last program once more with the same inputs; the cache stays as long as it was.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] before the first run, and those of the observer.
-    pub fn repeat(self) -> Result<Output<'a>> {
+    pub fn repeat(self) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
         session.run(observer)?;
-        session.read(session.graph.output)
+        session.output()
     }
 }
 
@@ -504,6 +514,7 @@ pub struct Replay<'a> {
     inputs: &'a StepInputs,
     cache: Option<&'a mut KvCache>,
     steps: Range<usize>,
+    all_steps: usize,
 }
 
 impl Replay<'_> {
@@ -518,6 +529,14 @@ impl Replay<'_> {
         }
         let to = self.executable.mark()?;
         self.executable.seconds_between(from, to)
+    }
+
+    /// Runs what follows the module, so that outputs are again those of the whole program.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn finish(mut self) -> Result<()> {
+        self.run_steps(self.steps.end..self.all_steps)
     }
 
     fn run_steps(&mut self, steps: Range<usize>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What a device has to do: keep weights and a cache, run a range of steps, take a time mark. Nothing else.
 
-pub mod cpu;
+pub(crate) mod cpu;
 
 use std::ops::Range;
 use std::sync::Arc;

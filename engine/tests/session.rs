@@ -1,0 +1,209 @@
+//! A session against itself: every way to compute the same thing must give the same thing.
+
+mod tiny;
+
+use joulewise_engine::{
+    EngineError, ForwardOptions, Granularity, ModuleId, Observer, Program, Sampler, Sampling, Span,
+    StopReason, StopRule, TokenBatch, generate,
+};
+
+const PROMPT: [u32; 7] = [3, 14, 15, 9, 26, 5, 35];
+
+/// Two f32 evaluations of the same sums in another order: relative rounding 2^-24 per operation, a few hundred
+/// operations deep, leaves several orders of magnitude to this bound; a wrong key or position misses it by as much.
+fn assert_close(a: &[f32], b: &[f32]) {
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let norm: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
+    assert!(a.len() == b.len() && difference <= 1e-10 * norm, "{difference} against {norm}");
+}
+
+#[test]
+fn decoding_token_by_token_equals_one_forward_pass() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let batch = TokenBatch::single(&PROMPT).unwrap();
+    let options = ForwardOptions { all_logits: true, ..Default::default() };
+    let all = session.forward_with(&batch, options).unwrap().data.to_vec();
+    let rows: Vec<&[f32]> = all.chunks_exact(tiny::VOCAB).collect();
+    let prefix = TokenBatch::single(&PROMPT[..2]).unwrap();
+    assert_close(session.prefill(&prefix).unwrap().data, rows[1]);
+    for (position, token) in PROMPT.iter().enumerate().skip(2) {
+        assert_close(session.decode(&[*token]).unwrap().data, rows[position]);
+    }
+    assert_eq!(session.lengths(), [7]);
+}
+
+#[test]
+fn sequences_of_a_padded_batch_do_not_see_each_other() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let alone: Vec<Vec<f32>> = [&PROMPT[..3], &PROMPT[..]]
+        .iter()
+        .map(|prompt| {
+            session.prefill(&TokenBatch::single(prompt).unwrap()).unwrap();
+            session.decode(&[8]).unwrap().data.to_vec()
+        })
+        .collect();
+    session.prefill(&TokenBatch::padded(&[&PROMPT[..3], &PROMPT[..]], 0).unwrap()).unwrap();
+    let together = session.decode(&[8, 8]).unwrap();
+    assert_close(together.row(0), &alone[0]);
+    assert_close(together.row(1), &alone[1]);
+}
+
+#[test]
+fn a_sequence_can_be_cut_back_and_continued_otherwise() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    let first = session.decode(&[1]).unwrap().data.to_vec();
+    session.decode(&[2]).unwrap();
+    session.truncate(PROMPT.len());
+    assert_eq!(session.decode(&[1]).unwrap().data, first);
+}
+
+/// Collects what it is shown.
+struct Recorder {
+    granularity: Granularity,
+    paths: Vec<String>,
+    covered: Vec<std::ops::Range<usize>>,
+}
+
+impl Observer for Recorder {
+    fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    fn spans(&mut self, program: &Program, spans: &[Span]) {
+        self.paths = spans.iter().map(|span| program.graph().modules.get(span.module).path.clone()).collect();
+        self.covered = spans.iter().map(|span| span.steps.clone()).collect();
+    }
+}
+
+#[test]
+fn every_granularity_covers_every_step_once_and_changes_no_result() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let batch = TokenBatch::single(&PROMPT).unwrap();
+    let plain = session.forward(&batch).unwrap().data.to_vec();
+    let steps = session.last_program().unwrap().steps().len();
+    for (granularity, expected) in [
+        (Granularity::Off, 1),
+        (Granularity::Block, tiny::LAYERS + 2),
+        (Granularity::Module, 1 + tiny::LAYERS * 10 + 2),
+        (Granularity::Step, steps),
+    ] {
+        let mut recorder = Recorder { granularity, paths: vec![], covered: vec![] };
+        assert_eq!(session.observed(&mut recorder).forward(&batch).unwrap().data, plain);
+        assert_eq!(recorder.covered.len(), expected, "{granularity:?}: {:?}", recorder.paths);
+        let mut next = 0;
+        for range in &recorder.covered {
+            assert_eq!(range.start, next);
+            next = range.end;
+        }
+        assert_eq!(next, steps);
+        if granularity == Granularity::Block {
+            assert_eq!(recorder.paths[1], "layers.0");
+        }
+    }
+}
+
+#[test]
+fn replaying_any_module_leaves_the_result_of_the_program_unchanged() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    let plain = session.decode(&[4]).unwrap().data.to_vec();
+    let program = session.last_program().unwrap().clone();
+    let mut modules: Vec<ModuleId> = program.cuts(Granularity::Module).iter().map(|cut| cut.module).collect();
+    modules.push(graph.modules.find("layers.1").unwrap());
+    modules.push(graph.modules.find("layers.2.mlp").unwrap());
+    modules.push(ModuleId::ROOT);
+    for module in modules {
+        let mut replay = session.replay(module).unwrap();
+        assert!(replay.run(3).unwrap() > 0.0);
+        // What the module computed the third time still leads to the same logits.
+        replay.finish().unwrap();
+        assert_eq!(session.output().unwrap().data, plain, "{}", graph.modules.get(module).path);
+    }
+    assert_eq!(session.lengths(), [PROMPT.len() as u32 + 1]);
+}
+
+#[test]
+fn counted_costs_add_up_over_modules() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    let program = session.last_program().unwrap().clone();
+    let whole = program.cost(0..program.steps().len(), 0);
+    let mut sum = joulewise_engine::Cost::default();
+    for cut in program.cuts(Granularity::Module) {
+        sum += program.cost(cut.steps.clone(), 0);
+    }
+    // Both are sums of integers far below 2^53.
+    assert_eq!(sum, whole);
+    // Linears of one layer: qkv 24x48, out 24x24, up and gate 24x40 each, down 40x24; two flops per weight and token.
+    let linears = 24 * 48 + 24 * 24 + 3 * 24 * 40;
+    let head = 2 * tiny::VOCAB * 24;
+    assert!(whole.flops > (2 * 7 * linears * tiny::LAYERS + head) as f64);
+    let attention = graph.modules.find("layers.1.attn").unwrap();
+    let qkv = program
+        .cuts(Granularity::Module)
+        .iter()
+        .find(|cut| graph.modules.get(cut.module).path == "layers.0.attn.qkv");
+    assert_eq!(program.cost(qkv.unwrap().steps.clone(), 0).flops, (2 * 7 * 24 * 48) as f64);
+    // Two rotary embeddings, the cache write and attention itself; not the projections around them.
+    assert_eq!(program.module_steps(attention).unwrap().len(), 4);
+}
+
+#[test]
+fn hidden_states_are_kept_when_asked_for() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let batch = TokenBatch::single(&PROMPT).unwrap();
+    session.forward(&batch).unwrap();
+    assert!(session.hidden_state(0).is_err());
+    let options = ForwardOptions { keep_hidden_states: true, ..Default::default() };
+    session.forward_with(&batch, options).unwrap();
+    for index in 0..=tiny::LAYERS {
+        let hidden = session.hidden_state(index).unwrap();
+        assert_eq!((hidden.rows, hidden.cols), (7, 24));
+    }
+    assert!(session.hidden_state(tiny::LAYERS + 1).is_err());
+}
+
+#[test]
+fn generation_stops_for_each_of_its_reasons() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let mut sampler = Sampler::new(Sampling::Greedy);
+    let mut tokens = vec![];
+    let stop = StopRule { max_tokens: 5, end_tokens: vec![] };
+    let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |token| {
+        tokens.push(token);
+        true
+    });
+    assert_eq!((reason.unwrap(), tokens.len()), (StopReason::MaxTokens, 5));
+    let stop = StopRule { max_tokens: 5, end_tokens: vec![tokens[0]] };
+    let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |_| true).unwrap();
+    assert_eq!(reason, StopReason::EndToken);
+    let stop = StopRule { max_tokens: 1000, end_tokens: vec![] };
+    let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |_| true).unwrap();
+    assert_eq!(reason, StopReason::ContextFull);
+    let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |_| false).unwrap();
+    assert_eq!(reason, StopReason::Interrupted);
+}
+
+#[test]
+fn misuse_is_an_error_not_a_panic() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    assert!(matches!(session.decode(&[1]), Err(EngineError::Unsupported(_))));
+    assert!(matches!(session.replay(ModuleId::ROOT), Err(EngineError::Unsupported(_))));
+    let unknown = TokenBatch::single(&[tiny::VOCAB as u32]).unwrap();
+    assert!(matches!(session.forward(&unknown), Err(EngineError::TokenOutOfRange { .. })));
+    let long = TokenBatch::single(&[1; 65]).unwrap();
+    assert!(matches!(session.forward(&long), Err(EngineError::ContextOverflow { needed: 65, limit: 64 })));
+    session.prefill(&TokenBatch::single(&[1; 64]).unwrap()).unwrap();
+    assert!(matches!(session.decode(&[1]), Err(EngineError::ContextOverflow { needed: 65, limit: 64 })));
+    assert!(matches!(session.decode(&[1, 2]), Err(EngineError::BatchShape { .. })));
+}
