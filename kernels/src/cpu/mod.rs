@@ -1,0 +1,207 @@
+//! Kernels for the CPU: one safe front, one table of functions per instruction set.
+//!
+//! [`CpuKernels`] checks the shapes of an operation once, splits it into tasks ([`ops`]) and runs them on a
+//! [`ThreadPool`], calling the functions of its [`OpTable`].
+//! The scalar table is complete; a faster instruction set overrides the rows where it is faster.
+//! The instruction set is chosen at run time; holding a `CpuKernels` proves that the processor has it.
+
+mod check;
+mod op_table;
+mod ops;
+mod output;
+mod packed;
+mod scalar;
+mod thread_pool;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::args::{
+    Activate, Add, Attention, CacheWrite, Embed, Gate, MatMul, MeanPool, Norm, Rope, Rows, RowsMut,
+    SelectRows,
+};
+use crate::error::Result;
+use crate::format::Format;
+use op_table::OpTable;
+pub use packed::{PackedMatrix, ReadRows};
+pub use thread_pool::ThreadPool;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// What the compiler makes of plain Rust; everywhere.
+    Scalar,
+}
+
+impl Isa {
+    /// Every instruction set, slowest first, available here or not.
+    pub const ALL: &'static [Self] = &[Self::Scalar];
+
+    /// The name, such as `avx512`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+        }
+    }
+
+    /// Whether this processor (and this build) has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+        }
+    }
+
+    /// The fastest one this processor has.
+    pub fn best() -> Self {
+        Self::ALL.iter().copied().rfind(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The operations, for one instruction set, on one thread pool.
+///
+/// Every method checks its arguments and returns [`KernelError::Shape`](crate::KernelError::Shape) or
+/// [`KernelError::Index`](crate::KernelError::Index) when they do not fit; nothing has been written then.
+/// A result does not depend on the number of threads, nor on the other rows of the call.
+#[derive(Clone, Debug)]
+pub struct CpuKernels {
+    table: &'static OpTable,
+    pool: Arc<ThreadPool>,
+}
+
+impl CpuKernels {
+    /// The fastest kernels this processor can run.
+    pub fn best(pool: Arc<ThreadPool>) -> Self {
+        Self { table: table(Isa::best()), pool }
+    }
+
+    /// The kernels of one instruction set, if this processor has it.
+    pub fn for_isa(isa: Isa, pool: Arc<ThreadPool>) -> Option<Self> {
+        isa.is_available().then(|| Self { table: table(isa), pool })
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.table.isa
+    }
+
+    /// Threads of the pool.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &ThreadPool {
+        &self.pool
+    }
+
+    /// Packs weights `[n, k]` for this instruction set, rounding them to `format`.
+    ///
+    /// `read_rows(range, out)` fills `out [range.len(), k]` with the rows of the range; ranges come in order and
+    /// cover every row once.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `read_rows`.
+    pub fn pack<E>(
+        &self,
+        format: Format,
+        n: usize,
+        k: usize,
+        read_rows: &mut ReadRows<'_, E>,
+    ) -> std::result::Result<PackedMatrix, E> {
+        PackedMatrix::pack(format, n, k, self.table.panel_width, read_rows)
+    }
+
+    /// `y = x w^T + bias`.
+    ///
+    /// # Cost
+    ///
+    /// `2 m n k` flops; reads the weights once, writes `4 m n` bytes.
+    pub fn matmul(&self, args: MatMul<'_>) -> Result<()> {
+        ops::matmul::run(self, args)
+    }
+
+    /// Normalises every row.
+    ///
+    /// # Cost
+    ///
+    /// About `8 m k` flops; reads and writes `4 m k` bytes.
+    pub fn norm(&self, args: Norm<'_>) -> Result<()> {
+        ops::norm::run(self, args)
+    }
+
+    /// `y = f(x)`.
+    pub fn activate(&self, args: Activate<'_>) -> Result<()> {
+        ops::elementwise::activate(self, args)
+    }
+
+    /// `y = f(gate) * up`.
+    pub fn gate(&self, args: Gate<'_>) -> Result<()> {
+        ops::elementwise::gate(self, args)
+    }
+
+    /// `y = a + b`.
+    pub fn add(&self, args: Add<'_>) -> Result<()> {
+        ops::elementwise::add(self, args)
+    }
+
+    /// `y = table[ids]`.
+    pub fn embed(&self, args: Embed<'_>) -> Result<()> {
+        ops::embed::run(self, args)
+    }
+
+    /// Rotates queries or keys by their positions.
+    pub fn rope(&self, args: Rope<'_>) -> Result<()> {
+        ops::rope::run(self, args)
+    }
+
+    /// `y = softmax(scale q k^T + bias, masked) v`.
+    ///
+    /// # Cost
+    ///
+    /// `4 tokens visible heads head_dim` flops per sequence; reads the visible keys and values once per block of
+    /// queries.
+    pub fn attention(&self, args: Attention<'_>) -> Result<()> {
+        ops::attention::run(self, args)
+    }
+
+    /// Copies new keys or values into a cache.
+    pub fn cache_write(&self, args: CacheWrite<'_>) -> Result<()> {
+        ops::rows::cache_write(args)
+    }
+
+    /// Mean over the visible tokens of each sequence.
+    pub fn mean_pool(&self, args: MeanPool<'_>) -> Result<()> {
+        ops::rows::mean_pool(self, args)
+    }
+
+    /// Copies chosen rows.
+    pub fn select_rows(&self, args: SelectRows<'_>) -> Result<()> {
+        ops::rows::select_rows(args)
+    }
+
+    /// The index of the largest element; the first one wins ties, NaN never wins, 0 when nothing can win.
+    pub fn argmax(&self, x: &[f32]) -> usize {
+        // SAFETY: `self` exists, so the processor has the table's instruction set.
+        unsafe { (self.table.argmax)(x) }
+    }
+
+    /// `y = exp(x - max x) / sum exp(x - max x)`, row by row.
+    pub fn softmax(&self, x: Rows<'_>, y: RowsMut<'_>) -> Result<()> {
+        ops::softmax::run(self, x, y)
+    }
+}
+
+/// The table of an instruction set that is available.
+fn table(isa: Isa) -> &'static OpTable {
+    match isa {
+        Isa::Scalar => &scalar::TABLE,
+    }
+}

@@ -1,0 +1,91 @@
+//! Copies and means of rows.
+
+use super::{for_row_ranges, row};
+use crate::args::{CacheWrite, MeanPool, SelectRows};
+use crate::cpu::output::Output;
+use crate::cpu::{CpuKernels, check};
+use crate::error::Result;
+
+pub(in crate::cpu) fn cache_write(args: CacheWrite<'_>) -> Result<()> {
+    const OP: &str = "cache_write";
+    let CacheWrite { x, batch, tokens, kv_heads, head_dim, capacity, kv_start, cache } = args;
+    check::rows(OP, "x", &x)?;
+    check::equal(OP, "rows of x", check::product(batch, tokens), x.rows)?;
+    check::equal(OP, "columns of x", check::product(kv_heads, head_dim), x.cols)?;
+    check::equal(OP, "kv_start", batch, kv_start.len())?;
+    let cache_len = [kv_heads, capacity, head_dim].into_iter().fold(batch, check::product);
+    check::at_least(OP, "cache", cache_len, cache.len())?;
+    if x.rows == 0 || x.cols == 0 {
+        return Ok(());
+    }
+    for start in kv_start {
+        check::index(OP, (*start as usize).saturating_add(tokens - 1), capacity)?;
+    }
+    for (b, start) in kv_start.iter().enumerate() {
+        for i in 0..tokens {
+            let token = *start as usize + i;
+            for (h, x) in row(&x, b * tokens + i).chunks_exact(head_dim).enumerate() {
+                let first = ((b * kv_heads + h) * capacity + token) * head_dim;
+                cache[first..][..head_dim].copy_from_slice(x);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(in crate::cpu) fn mean_pool(kernels: &CpuKernels, args: MeanPool<'_>) -> Result<()> {
+    const OP: &str = "mean_pool";
+    let MeanPool { x, batch, tokens, mask, y } = args;
+    let k = x.cols;
+    check::rows(OP, "x", &x)?;
+    check::rows_mut(OP, &y)?;
+    check::equal(OP, "rows of x", check::product(batch, tokens), x.rows)?;
+    check::equal(OP, "rows of y", batch, y.rows)?;
+    check::equal(OP, "columns of y", k, y.cols)?;
+    if let Some(mask) = &mask
+        && batch > 0
+    {
+        check::mask(OP, mask, batch - 1, tokens)?;
+    }
+    if batch == 0 || k == 0 {
+        return Ok(());
+    }
+    let output = Output::new(&mut y.data[..batch * k]);
+    for_row_ranges(&kernels.pool, batch, k.saturating_mul(tokens), &|sequences| {
+        for b in sequences {
+            // SAFETY: row `b` belongs to this task alone.
+            let y = unsafe { output.range(b * k..(b + 1) * k) };
+            y.fill(0.0);
+            let mut visible = 0;
+            for t in 0..tokens {
+                if mask.is_none_or(|mask| mask.visible[b * mask.stride + t] != 0) {
+                    visible += 1;
+                    for (y, x) in y.iter_mut().zip(row(&x, b * tokens + t)) {
+                        *y += x;
+                    }
+                }
+            }
+            let count = visible.max(1) as f32;
+            y.iter_mut().for_each(|y| *y /= count);
+        }
+    });
+    Ok(())
+}
+
+pub(in crate::cpu) fn select_rows(args: SelectRows<'_>) -> Result<()> {
+    const OP: &str = "select_rows";
+    let SelectRows { x, indices, y } = args;
+    check::rows(OP, "x", &x)?;
+    check::rows_mut(OP, &y)?;
+    check::equal(OP, "rows of y", indices.len(), y.rows)?;
+    check::equal(OP, "columns of y", x.cols, y.cols)?;
+    for index in indices {
+        check::index(OP, *index as usize, x.rows)?;
+    }
+    if x.cols > 0 {
+        for (index, y) in indices.iter().zip(y.data.chunks_exact_mut(x.cols)) {
+            y.copy_from_slice(row(&x, *index as usize));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Weights `w [n, k]` in the order the products read them.
+//!
+//! A *panel* holds `panel_width` consecutive rows of `w`, interleaved along `k`: for each `k` come the weights of
+//! all its rows, so a vector load yields the same `k` of neighbouring outputs.
+//! The last panel is padded with zero rows. Weights stay in their own format and are widened on load; one layout
+//! serves products of many rows and of one, and there is no second copy.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::{KernelError, Result};
+use crate::format::Format;
+
+/// Fills `out [range.len(), k]` with the rows of a range.
+pub type ReadRows<'a, E> = dyn FnMut(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + 'a;
+
+/// A cache line; makes the storage aligned for the widest vector loads.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Weights `[n, k]` packed for one instruction set; see [`CpuKernels::pack`](super::CpuKernels::pack).
+#[derive(Clone)]
+pub struct PackedMatrix {
+    format: Format,
+    n: usize,
+    k: usize,
+    panel_width: usize,
+    lines: Vec<Line>,
+}
+
+impl PackedMatrix {
+    pub(super) fn pack<E>(
+        format: Format,
+        n: usize,
+        k: usize,
+        panel_width: usize,
+        read_rows: &mut ReadRows<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let element = format.element_size();
+        // Sizes beyond the address space saturate, and the allocation below refuses them.
+        let panel_size = panel_width.saturating_mul(k).saturating_mul(element);
+        let size = n.div_ceil(panel_width).saturating_mul(panel_size);
+        let mut packed = Self {
+            format,
+            n,
+            k,
+            panel_width,
+            lines: bytemuck::allocation::zeroed_vec(size.div_ceil(size_of::<Line>())),
+        };
+        if size == 0 {
+            return Ok(packed);
+        }
+        let mut rows = vec![0.0; panel_width * k];
+        let mut panel = vec![0.0; panel_width * k];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut packed.lines);
+        for (p, bytes) in bytes.chunks_exact_mut(panel_size).take(n.div_ceil(panel_width)).enumerate() {
+            let range = p * panel_width..n.min((p + 1) * panel_width);
+            let valid = range.len();
+            read_rows(range, &mut rows[..valid * k])?;
+            rows[valid * k..].fill(0.0);
+            interleave(&rows, &mut panel, panel_width, k);
+            format.narrow(&panel, bytes);
+        }
+        Ok(packed)
+    }
+
+    /// The storage format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Rows (output features).
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Columns (input features).
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes of memory the weights occupy, padding included.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Widens row `row` to `out [k]`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Index`] when there is no such row, [`KernelError::Shape`] when `out` does not have `k` elements.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        const OP: &str = "decode_row";
+        if row >= self.n {
+            return Err(KernelError::Index { op: OP, index: row, rows: self.n });
+        }
+        if out.len() != self.k {
+            return Err(KernelError::Shape { op: OP, what: "out", expected: self.k, got: out.len() });
+        }
+        let element = self.format.element_size();
+        let step = self.panel_width * element;
+        let first = row / self.panel_width * self.panel_size() + row % self.panel_width * element;
+        for (i, out) in out.iter_mut().enumerate() {
+            let weight = &self.bytes()[first + i * step..][..element];
+            self.format.widen(weight, std::slice::from_mut(out));
+        }
+        Ok(())
+    }
+
+    /// Rows per panel.
+    pub(super) fn panel_width(&self) -> usize {
+        self.panel_width
+    }
+
+    /// Bytes of a panel.
+    pub(super) fn panel_size(&self) -> usize {
+        self.panel_width * self.k * self.format.element_size()
+    }
+
+    /// All panels, one after the other: at least `n.div_ceil(panel_width) * panel_size` bytes, 64-byte aligned.
+    pub(super) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.lines)
+    }
+}
+
+impl fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedMatrix")
+            .field("format", &self.format)
+            .field("n", &self.n)
+            .field("k", &self.k)
+            .field("panel_width", &self.panel_width)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Transposes `rows [width, k]` to `panel [k, width]`, a few cache lines of `k` at a time.
+fn interleave(rows: &[f32], panel: &mut [f32], width: usize, k: usize) {
+    const BLOCK: usize = 64;
+    for first in (0..k).step_by(BLOCK) {
+        let block = first..k.min(first + BLOCK);
+        for (r, row) in rows.chunks_exact(k).enumerate() {
+            for i in block.clone() {
+                panel[i * width + r] = row[i];
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Products, packing and embedding.
+
+use std::convert::Infallible;
+
+use joulewise_kernels::args::{Embed, MatMul, RowsMut};
+use joulewise_kernels::cpu::{CpuKernels, PackedMatrix};
+use joulewise_kernels::format::Format;
+use joulewise_kernels::reference;
+
+use crate::{EPSILON, Matrix, Random, assert_close, kernels};
+
+fn pack(kernels: &CpuKernels, format: Format, n: usize, k: usize, w: &[f32]) -> PackedMatrix {
+    let Ok(packed) = kernels.pack(format, n, k, &mut |range, out| {
+        out.copy_from_slice(&w[range.start * k..range.end * k]);
+        Ok::<(), Infallible>(())
+    });
+    packed
+}
+
+fn decode(packed: &PackedMatrix) -> Vec<f32> {
+    let mut dense = vec![0.0; packed.n() * packed.k()];
+    for (r, row) in dense.chunks_exact_mut(packed.k().max(1)).enumerate() {
+        packed.decode_row(r, row).unwrap();
+    }
+    dense
+}
+
+fn multiply(kernels: &CpuKernels, x: &Matrix, w: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut y = vec![f32::NAN; x.rows * w.n()];
+    kernels
+        .matmul(MatMul { x: x.view(), w, bias, y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() } })
+        .unwrap();
+    y
+}
+
+/// The kernel sums at most 512 products in a row and then the blocks' sums; together with the product's own rounding
+/// and the bias at most `min(k, 512) + k / 512 + 4` roundings touch a term, each relative to the sum of magnitudes.
+fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n: usize, k: usize) {
+    let what = format!("{} {format} m={m} n={n} k={k}", kernels.isa());
+    let x = random.matrix(m, k);
+    let dense = random.values(n * k);
+    let w = pack(kernels, format, n, k, &dense);
+    assert_eq!((w.n(), w.k(), w.format()), (n, k, format), "{what}");
+
+    // Packing rounds exactly as encoding does.
+    let mut rounded = vec![0.0; n * k];
+    let spec = format.spec();
+    (spec.decode)(&(spec.encode)(&dense, n, k), &mut rounded);
+    assert_eq!(decode(&w), rounded, "{what}");
+
+    let bias = random.values(n);
+    let bias = (random.below(2) == 0).then_some(&bias[..]);
+    let mut expected = vec![0.0; m * n];
+    reference::matmul(x.view(), &rounded, bias, RowsMut { data: &mut expected, rows: m, cols: n });
+    let roundings = (k.min(512) + k / 512 + 4) as f64;
+    assert_close(&what, &multiply(kernels, &x, &w, bias), &expected, |i| {
+        let (r, j) = (i / n, i % n);
+        let products = x.row(r).iter().zip(&rounded[j * k..]).map(|(x, w)| f64::from((x * w).abs()));
+        roundings * EPSILON * (products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[j].abs())))
+    });
+}
+
+#[test]
+fn products_match() {
+    let mut random = Random(1);
+    for kernels in kernels() {
+        for format in Format::ALL {
+            for (m, n, k) in
+                [(1, 1, 1), (1, 33, 26), (2, 64, 312), (5, 31, 1200), (15, 96, 600), (29, 17, 26)]
+            {
+                check(&kernels, &mut random, *format, m, n, k);
+            }
+            for m in 1..=17 {
+                let (n, k) = (1 + random.below(70), 1 + random.below(70));
+                check(&kernels, &mut random, *format, m, n, k);
+            }
+            for _ in 0..12 {
+                let (m, n, k) = (1 + random.below(60), 1 + random.below(140), 1 + random.below(1400));
+                check(&kernels, &mut random, *format, m, n, k);
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_products() {
+    for kernels in kernels() {
+        for (m, n, k) in [(0, 5, 5), (5, 0, 5), (3, 40, 0)] {
+            check(&kernels, &mut Random(2), Format::F32, m, n, k);
+        }
+    }
+}
+
+/// A row's result is the same bits alone, among others, and on any number of threads.
+#[test]
+fn rows_do_not_depend_on_their_neighbours() {
+    use joulewise_kernels::cpu::ThreadPool;
+    let mut random = Random(3);
+    for kernels in kernels() {
+        let alone = CpuKernels::for_isa(kernels.isa(), ThreadPool::new(1).into()).unwrap();
+        for format in Format::ALL {
+            let (m, n, k) = (37, 150, 1100);
+            let w = pack(&kernels, *format, n, k, &random.values(n * k));
+            let x = random.matrix(m, k);
+            let y = multiply(&kernels, &x, &w, None);
+            assert_eq!(y, multiply(&alone, &x, &w, None));
+            for r in [0, 1, 17, 36] {
+                let row = Matrix { data: x.row(r).to_vec(), rows: 1, cols: k, stride: k };
+                assert_eq!(y[r * n..][..n], multiply(&alone, &row, &w, None), "{} {format}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn embeddings_match() {
+    let mut random = Random(4);
+    for kernels in kernels() {
+        for format in Format::ALL {
+            let (n, k) = (70, 1 + random.below(90));
+            let table = pack(&kernels, *format, n, k, &random.values(n * k));
+            let ids: Vec<u32> = (0..9).map(|_| random.below(n) as u32).collect();
+            let (mut y, mut expected) = (vec![f32::NAN; 9 * k], vec![0.0; 9 * k]);
+            kernels
+                .embed(Embed { table: &table, ids: &ids, y: RowsMut { data: &mut y, rows: 9, cols: k } })
+                .unwrap();
+            reference::embed(&decode(&table), &ids, RowsMut { data: &mut expected, rows: 9, cols: k });
+            assert_eq!(y, expected);
+        }
+    }
+}
+
+#[test]
+fn packing_passes_errors_on() {
+    for kernels in kernels() {
+        let result = kernels
+            .pack(Format::F32, 100, 3, &mut |range, _| if range.start > 40 { Err("end") } else { Ok(()) });
+        assert_eq!(result.err(), Some("end"));
+    }
+}
