@@ -8,6 +8,12 @@
 //! (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2; the second-order terms are covered by
 //! counting a few additions more).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says what it skips"
+)]
+
 mod attention;
 mod elementwise;
 mod matmul;
