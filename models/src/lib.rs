@@ -1,1 +1,12 @@
-//! joulewise-models
+//! From a model's name to what the engine runs: checkpoints, configurations, families, tokenizers.
+
+#![deny(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod error;
+mod file;
+
+pub use checkpoint::{Checkpoint, TensorEntry, parse_header};
+pub use config::{ModelConfig, Pooling};
+pub use error::{ModelError, Result};

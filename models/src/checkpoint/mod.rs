@@ -1,0 +1,417 @@
+//! Checkpoints in the Hugging Face layout: one `model.safetensors`, or shards and their index; memory-mapped.
+//!
+//! Families ask for tensors by the canonical name of the class with a head (`transformer.h.0.ln_1.weight`). Files on
+//! the Hub spell the same tensor in older ways, too: without the prefix of the base model, `gamma` and `beta` for the
+//! norms of BERT, `embed_out` for the head of GPT-NeoX. [`Checkpoint::resolve`] is the one place that knows.
+
+mod safetensors;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::path::{Component, Path};
+
+use ::safetensors::Dtype;
+use joulewise_engine::{EngineError, Format, TensorInfo, WeightSource};
+use joulewise_kernels::format::bytes_to_f32;
+use memmap2::Mmap;
+use serde::Deserialize;
+
+use crate::error::{ModelError, Result};
+use crate::file;
+
+pub use safetensors::{TensorEntry, parse_header};
+
+/// The tensors of one model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What error messages call it.
+    origin: String,
+    shards: Vec<Bytes>,
+    /// Stored name to shard and place.
+    tensors: HashMap<String, (usize, TensorEntry)>,
+}
+
+/// The bytes of one file.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// Prefixes that a checkpoint of the base model alone lacks.
+const BASE_PREFIXES: &[&str] = &["bert.", "roberta.", "distilbert.", "transformer.", "gpt_neox.", "model."];
+
+/// Endings that older files spell otherwise.
+const LEGACY_ENDINGS: &[(&str, &str)] =
+    &[(".weight", ".gamma"), (".bias", ".beta"), ("lm_head.weight", "embed_out.weight")];
+
+/// The part of `model.safetensors.index.json` that matters.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: HashMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint of a model directory.
+    ///
+    /// # Errors
+    /// When there is none, when it is in another format, or when a file is damaged.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let single = directory.join("model.safetensors");
+        if single.is_file() {
+            return Self::open_file(&single);
+        }
+        let index = directory.join("model.safetensors.index.json");
+        if index.is_file() {
+            return Self::open_shards(directory, &index);
+        }
+        Err(ModelError::MissingFile {
+            directory: directory.to_owned(),
+            file: "model.safetensors",
+            advice: advice_for(directory),
+        })
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_shards(path.display().to_string(), vec![(path.display().to_string(), map(path)?)])
+    }
+
+    /// A checkpoint that is part of the program; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn embedded(origin: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Embedded(bytes))])
+    }
+
+    fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
+        let origin = index.display().to_string();
+        let ShardIndex { weight_map } = serde_json::from_slice(&file::read(index)?)
+            .map_err(|source| ModelError::Json { origin: origin.clone(), source })?;
+        let mismatch = |problem: String| ModelError::ShardIndex { origin: origin.clone(), problem };
+
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        let mut shards = Vec::with_capacity(names.len());
+        for name in names {
+            // A shard is a plain file name: an index must not lead out of its directory.
+            let mut parts = Path::new(name).components();
+            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+                return Err(mismatch(format!("`{name}` is not the name of a file beside it")));
+            }
+            let path = directory.join(name);
+            if !path.is_file() {
+                return Err(mismatch(format!("shard `{name}` is missing")));
+            }
+            shards.push((path.display().to_string(), map(&path)?));
+        }
+        let checkpoint = Self::from_shards(origin.clone(), shards)?;
+        match weight_map.keys().filter(|name| !checkpoint.tensors.contains_key(*name)).min() {
+            Some(name) => Err(mismatch(format!("no shard holds tensor `{name}`"))),
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn from_shards(origin: String, files: Vec<(String, Bytes)>) -> Result<Self> {
+        let mut tensors = HashMap::new();
+        let mut shards = Vec::with_capacity(files.len());
+        for (shard, (shard_origin, bytes)) in files.into_iter().enumerate() {
+            for (name, entry) in parse_header(&shard_origin, &bytes)? {
+                if tensors.contains_key(&name) {
+                    let problem = format!("tensor `{name}` is also in another shard");
+                    return Err(ModelError::Safetensors { origin: shard_origin, problem });
+                }
+                tensors.insert(name, (shard, entry));
+            }
+            shards.push(bytes);
+        }
+        Ok(Checkpoint { origin, shards, tensors })
+    }
+
+    /// Stored names, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The name under which the file stores a tensor, given its canonical name.
+    pub fn resolve(&self, name: &str) -> Option<&str> {
+        let bare = BASE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+        [Some(name), bare].into_iter().flatten().find_map(|spelling| {
+            let legacy = LEGACY_ENDINGS
+                .iter()
+                .filter_map(|(ending, old)| Some(spelling.strip_suffix(ending)?.to_owned() + old));
+            std::iter::once(spelling.to_owned()).chain(legacy).find_map(|candidate| {
+                self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str())
+            })
+        })
+    }
+
+    /// Format and shape of a tensor.
+    pub fn entry(&self, name: &str) -> Option<&TensorEntry> {
+        Some(&self.tensors.get(self.resolve(name)?)?.1)
+    }
+
+    /// Says whether a tensor can be read at all, without reading it.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] or [`ModelError::TensorDtype`].
+    pub fn check(&self, name: &str) -> Result<()> {
+        stored_format(name, self.find(name)?.0.dtype).map(|_| ())
+    }
+
+    /// Elements `start .. start + out.len()` of a tensor, row-major, decoded to f32.
+    ///
+    /// # Errors
+    /// When there is no such tensor, it is shorter, or its numbers are not f32, f16 or bf16.
+    pub fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        let (entry, bytes) = self.find(name)?;
+        let format = stored_format(name, entry.dtype)?;
+        let width = entry.dtype.bitsize() / 8;
+        let elements = entry.elements();
+        let end = start.saturating_add(out.len());
+        if end > elements {
+            return Err(ModelError::TensorRange { name: name.to_owned(), elements, end });
+        }
+        bytes_to_f32(format, &bytes[start * width..end * width], out)
+            .map_err(|error| ModelError::Engine(error.into()))
+    }
+
+    /// A whole tensor of 32- or 64-bit integers.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or it holds other numbers.
+    pub fn read_integers(&self, name: &str) -> Result<Vec<i64>> {
+        let (entry, bytes) = self.find(name)?;
+        match entry.dtype {
+            Dtype::I32 => {
+                Ok(bytes.as_chunks().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect())
+            }
+            Dtype::I64 => Ok(bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
+            other => Err(ModelError::TensorDtype {
+                name: name.to_owned(),
+                expected: "I32 or I64",
+                got: other.to_string(),
+            }),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<(&TensorEntry, &[u8])> {
+        let found = self.resolve(name).and_then(|stored| self.tensors.get(stored));
+        let (shard, entry) = found.ok_or_else(|| ModelError::MissingTensor {
+            origin: self.origin.clone(),
+            name: name.to_owned(),
+        })?;
+        Ok((entry, &self.shards[*shard][entry.start..entry.end]))
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        let entry = self.entry(name)?;
+        // Other numbers count as f32 here; reading them is what fails, and says so.
+        let format = stored_format(name, entry.dtype).unwrap_or(Format::F32);
+        Some(TensorInfo { shape: entry.shape.clone(), format })
+    }
+
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
+        self.read_f32(name, start, out).map_err(|error| error.into_engine(name))
+    }
+}
+
+/// The engine's name for a stored number format.
+fn stored_format(name: &str, dtype: Dtype) -> Result<Format> {
+    match dtype {
+        Dtype::F32 => Ok(Format::F32),
+        Dtype::F16 => Ok(Format::F16),
+        Dtype::BF16 => Ok(Format::Bf16),
+        other => Err(ModelError::TensorDtype {
+            name: name.to_owned(),
+            expected: "F32, F16 or BF16",
+            got: other.to_string(),
+        }),
+    }
+}
+
+#[expect(unsafe_code, reason = "a memory map is the one thing here that safe Rust cannot express")]
+fn map(path: &Path) -> Result<Bytes> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: the map is private to this process and read-only. Rust's remaining condition, that no other process
+    // changes the file meanwhile, cannot be enforced; every reader of a mapped checkpoint rests on it. The bytes are
+    // only ever read as plain numbers, for which every bit pattern is valid.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    Ok(Bytes::Mapped(map))
+}
+
+/// What to tell the owner of a directory without safetensors.
+fn advice_for(directory: &Path) -> &'static str {
+    let mut advice = "a checkpoint is `model.safetensors`, or shards and `model.safetensors.index.json`";
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.path().extension().and_then(|extension| extension.to_str()) {
+            Some("bin" | "pt" | "pth") => {
+                return "PyTorch pickles are not read, because reading one can run code; \
+                        save the model with `save_pretrained(safe_serialization=True)`";
+            }
+            Some("gguf") => advice = "GGUF files are not read; use the original safetensors checkpoint",
+            _ => {}
+        }
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::safetensors::tensor::TensorView;
+    use std::path::PathBuf;
+
+    /// A directory that is removed with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("joulewise-models-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Scratch(path)
+        }
+
+        fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Self {
+            std::fs::write(self.0.join(name), bytes).unwrap();
+            self
+        }
+
+        fn problem(&self) -> String {
+            Checkpoint::open(&self.0).unwrap_err().to_string()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A file of f32 tensors that hold `0, 1, 2, ...`.
+    fn file(tensors: &[(&str, usize)]) -> Vec<u8> {
+        typed(
+            tensors.iter().map(|(name, n)| {
+                (*name, Dtype::F32, (0..*n).flat_map(|i| (i as f32).to_le_bytes()).collect())
+            }),
+        )
+    }
+
+    fn typed<'a>(tensors: impl IntoIterator<Item = (&'a str, Dtype, Vec<u8>)>) -> Vec<u8> {
+        let tensors: Vec<_> = tensors.into_iter().collect();
+        let views = tensors.iter().map(|(name, dtype, bytes)| {
+            (*name, TensorView::new(*dtype, vec![bytes.len() * 8 / dtype.bitsize()], bytes).unwrap())
+        });
+        ::safetensors::serialize(views, None).unwrap()
+    }
+
+    fn open(tensors: &[(&str, usize)]) -> Checkpoint {
+        Checkpoint::embedded("x", file(tensors).leak()).unwrap()
+    }
+
+    #[test]
+    fn older_spellings_answer_to_the_canonical_name() {
+        let cases = [
+            ("bert.encoder.layer.0.output.LayerNorm.weight", "bert.encoder.layer.0.output.LayerNorm.gamma"),
+            ("bert.embeddings.LayerNorm.bias", "embeddings.LayerNorm.beta"),
+            ("transformer.h.0.ln_1.weight", "h.0.ln_1.weight"),
+            ("model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
+            ("lm_head.weight", "embed_out.weight"),
+        ];
+        for (canonical, stored) in cases {
+            assert_eq!(open(&[(stored, 1)]).resolve(canonical), Some(stored));
+            assert_eq!(open(&[(canonical, 1), (stored, 1)]).resolve(canonical), Some(canonical));
+            assert_eq!(open(&[("other", 1)]).resolve(canonical), None);
+        }
+    }
+
+    #[test]
+    fn reading_respects_the_ends_of_a_tensor() {
+        let checkpoint = open(&[("a", 4), ("b", 4)]);
+        let mut out = [0.0; 2];
+        checkpoint.read_f32("a", 2, &mut out).unwrap();
+        assert_eq!(out, [2.0, 3.0]);
+        for start in [3, 4, usize::MAX] {
+            let error = checkpoint.read_f32("a", start, &mut out).unwrap_err().to_string();
+            assert!(error.starts_with("tensor `a` has 4 elements"), "{error}");
+        }
+        assert_eq!(checkpoint.read_f32("c", 0, &mut out).unwrap_err().to_string(), "x has no tensor `c`");
+    }
+
+    #[test]
+    fn only_floats_are_weights_and_only_integers_are_ids() {
+        let bytes = typed([
+            ("ids", Dtype::I32, vec![1, 0, 0, 0, 255, 255, 255, 255]),
+            ("f8", Dtype::F8_E4M3, vec![0]),
+        ]);
+        let checkpoint = Checkpoint::embedded("x", bytes.leak()).unwrap();
+        assert_eq!(checkpoint.read_integers("ids").unwrap(), [1, -1]);
+        let error = checkpoint.check("f8").unwrap_err().to_string();
+        assert_eq!(error, "tensor `f8` is stored as F8_E4M3, expected F32, F16 or BF16");
+        assert!(checkpoint.read_integers("f8").is_err());
+        assert!(WeightSource::read(&checkpoint, "f8", 0, &mut [0.0]).is_err());
+    }
+
+    #[test]
+    fn shards_are_one_checkpoint() {
+        let scratch = Scratch::new("shards");
+        scratch.write("one.safetensors", file(&[("a", 2)])).write("two.safetensors", file(&[("b", 3)]));
+        scratch.write(
+            "model.safetensors.index.json",
+            r#"{"metadata": {"total_size": 20}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#,
+        );
+        let checkpoint = Checkpoint::open(&scratch.0).unwrap();
+        let mut out = [0.0; 3];
+        checkpoint.read_f32("b", 0, &mut out).unwrap();
+        assert_eq!(out, [0.0, 1.0, 2.0]);
+        assert_eq!(checkpoint.entry("a").unwrap().shape, [2]);
+    }
+
+    #[test]
+    fn an_index_that_lies_is_refused() {
+        let scratch = Scratch::new("index");
+        scratch.write("one.safetensors", file(&[("a", 2)])).write("two.safetensors", file(&[("a", 2)]));
+        let cases = [
+            (r#"{"weight_map": {"a": "gone.safetensors"}}"#, "shard `gone.safetensors` is missing"),
+            (r#"{"weight_map": {"a": "../one.safetensors"}}"#, "is not the name of a file beside it"),
+            (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "is not the name of a file beside it"),
+            (r#"{"weight_map": {"b": "one.safetensors"}}"#, "no shard holds tensor `b`"),
+            (
+                r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#,
+                "is also in another shard",
+            ),
+            (r#"{"weight_map": 3}"#, "is not valid JSON"),
+            ("{}", "missing field `weight_map`"),
+        ];
+        for (index, expected) in cases {
+            let got = scratch.write("model.safetensors.index.json", index).problem();
+            assert!(got.contains(expected), "{got} should contain: {expected}");
+        }
+    }
+
+    #[test]
+    fn other_formats_are_refused_with_a_way_out() {
+        let scratch = Scratch::new("formats");
+        assert!(scratch.problem().contains("has no model.safetensors: a checkpoint is"));
+        assert!(scratch.write("model.gguf", "").problem().contains("GGUF"));
+        assert!(scratch.write("pytorch_model.bin", "").problem().contains("safe_serialization"));
+        assert!(scratch.write("model.safetensors", "").problem().contains("fewer than the 8"));
+    }
+}

@@ -1,0 +1,172 @@
+//! The one error of this crate: every variant reads as one sentence that names the file or key at fault.
+
+use std::path::PathBuf;
+
+use joulewise_engine::EngineError;
+
+/// Why a model, a tokenizer or a table of word vectors could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The operating system refused a file.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A directory lacks a file that every model has.
+    #[error("{directory} has no {file}: {advice}")]
+    MissingFile {
+        /// The directory that was given.
+        directory: PathBuf,
+        /// The file that is not there.
+        file: &'static str,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// A name that is neither a directory nor a demo nor a preset.
+    #[error("`{name}` is no model: expected a directory, or one of {known}")]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A file that should be JSON is not.
+    #[error("{origin} is not valid JSON: {source}")]
+    Json {
+        /// The file.
+        origin: String,
+        /// Where and why parsing stopped.
+        source: serde_json::Error,
+    },
+    /// A key that the model cannot be built without.
+    #[error("{origin} has no key `{key}`")]
+    MissingKey {
+        /// The file.
+        origin: String,
+        /// The key, in its canonical spelling.
+        key: String,
+    },
+    /// A key whose value is of the wrong kind, or out of range.
+    #[error("{origin}: key `{key}` is {got}, expected {expected}")]
+    WrongValue {
+        /// The file.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What it should have been.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// A configuration that is valid but asks for something this engine does not do.
+    #[error("{origin}: `{key}` = {value} is not supported: {reason}")]
+    Unsupported {
+        /// The file.
+        origin: String,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// An architecture without a family.
+    #[error("{origin}: architecture `{name}` is not supported, expected one of {known}")]
+    UnknownArchitecture {
+        /// The file.
+        origin: String,
+        /// What the configuration says.
+        name: String,
+        /// The registered ones.
+        known: String,
+    },
+    /// A safetensors file whose header is damaged or lies about its contents.
+    #[error("{origin} is not a valid safetensors file: {problem}")]
+    Safetensors {
+        /// The file.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The index of a sharded checkpoint does not match its shards.
+    #[error("{origin} does not match its shards: {problem}")]
+    ShardIndex {
+        /// The index file.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor that the model needs is stored as numbers that cannot be read.
+    #[error("tensor `{name}` is stored as {got}, expected {expected}")]
+    TensorDtype {
+        /// Name in the checkpoint.
+        name: String,
+        /// What can be read.
+        expected: &'static str,
+        /// What is stored.
+        got: String,
+    },
+    /// Elements past the end of a tensor were asked for.
+    #[error("tensor `{name}` has {elements} elements, element {end} was asked for")]
+    TensorRange {
+        /// Name in the checkpoint.
+        name: String,
+        /// Elements there are.
+        elements: usize,
+        /// One past the last element asked for.
+        end: usize,
+    },
+    /// The checkpoint has no such tensor.
+    #[error("{origin} has no tensor `{name}`")]
+    MissingTensor {
+        /// The checkpoint.
+        origin: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tokenizer file that the tokenizer library refuses.
+    #[error("{origin} is not a usable tokenizer: {source}")]
+    Tokenizer {
+        /// The file.
+        origin: String,
+        /// What the library said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A text that the tokenizer cannot encode, or ids that it cannot decode.
+    #[error("the tokenizer failed: {0}")]
+    Tokenize(Box<dyn std::error::Error + Send + Sync>),
+    /// A line of a word-vector file that is not a word and its numbers.
+    #[error("{origin}, line {line}: {problem}")]
+    WordVectorLine {
+        /// The file.
+        origin: String,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A word that a lookup needs and the table lacks.
+    #[error("the table has no vector for `{0}`")]
+    UnknownWord(String),
+    /// The engine refused the model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+impl ModelError {
+    /// As the engine carries the errors of weight sources.
+    pub(crate) fn into_engine(self, tensor: &str) -> EngineError {
+        match self {
+            ModelError::MissingTensor { name, .. } => EngineError::MissingTensor(name),
+            ModelError::Engine(error) => error,
+            other => EngineError::WeightSource { name: tensor.to_owned(), source: Box::new(other) },
+        }
+    }
+}
