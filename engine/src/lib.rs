@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alibi;
 mod arena;
 mod backend;
 mod batch;
@@ -27,6 +28,7 @@ mod sampler;
 mod session;
 mod weight;
 
+pub use alibi::alibi_slopes;
 pub use arena::Arena;
 pub use backend::cpu::CpuBackend;
 pub use backend::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};

@@ -86,14 +86,20 @@ impl Golden {
         if indices.is_empty() {
             return Err(broken("it has no tensor `case0.input_ids`".to_owned()));
         }
-        let floats = |name: &str| tensors.tensor(name).ok().map(|view| read_f32(&view)).transpose().map_err(broken);
-        let integers = |name: &str| tensors.tensor(name).ok().map(|view| read_u32(&view)).transpose().map_err(broken);
+        let floats =
+            |name: &str| tensors.tensor(name).ok().map(|view| read_f32(&view)).transpose().map_err(broken);
+        let integers =
+            |name: &str| tensors.tensor(name).ok().map(|view| read_u32(&view)).transpose().map_err(broken);
         let case = |index: usize| -> Result<Case> {
             let name = |part: &str| format!("case{index}.{part}");
             let ids = integers(&name("input_ids"))?.unwrap_or_default();
-            let shape = tensors.tensor(&name("input_ids")).map(|view| view.shape().to_vec()).unwrap_or_default();
+            let shape =
+                tensors.tensor(&name("input_ids")).map(|view| view.shape().to_vec()).unwrap_or_default();
             let &[batch, _] = shape.as_slice() else {
-                return Err(broken(format!("`{}` has shape {shape:?}, expected two sizes", name("input_ids"))));
+                return Err(broken(format!(
+                    "`{}` has shape {shape:?}, expected two sizes",
+                    name("input_ids")
+                )));
             };
             let mut input = TokenBatch::dense(ids, batch)?;
             if let Some(mask) = integers(&name("attention_mask"))? {
@@ -145,7 +151,8 @@ impl Golden {
         }
         let all = cases.iter().flat_map(|case| case.hidden_nmse.iter().chain([&case.logits_nmse]));
         // NaN must not hide behind `max`, which would drop it.
-        let worst_nmse = all.fold(0.0, |worst: f64, nmse| if nmse.is_nan() { f64::INFINITY } else { worst.max(*nmse) });
+        let worst_nmse =
+            all.fold(0.0, |worst: f64, nmse| if nmse.is_nan() { f64::INFINITY } else { worst.max(*nmse) });
         let passed = worst_nmse <= bound && cases.iter().all(|case| case.greedy_match);
         Ok(Verification { passed, worst_nmse, bound, cases })
     }
@@ -224,11 +231,15 @@ fn read_f32(view: &TensorView<'_>) -> std::result::Result<Vec<f32>, String> {
 /// Ids and flags; a negative one is as wrong as one past the vocabulary.
 fn read_u32(view: &TensorView<'_>) -> std::result::Result<Vec<u32>, String> {
     let wide: Vec<i64> = match view.dtype() {
-        Dtype::I32 => bytemuck::pod_collect_to_vec::<u8, i32>(view.data()).into_iter().map(i64::from).collect(),
+        Dtype::I32 => {
+            bytemuck::pod_collect_to_vec::<u8, i32>(view.data()).into_iter().map(i64::from).collect()
+        }
         Dtype::I64 => bytemuck::pod_collect_to_vec(view.data()),
         other => return Err(format!("token ids are {other:?}, expected I32")),
     };
-    wide.into_iter().map(|id| u32::try_from(id).map_err(|_| format!("token id {id} is out of range"))).collect()
+    wide.into_iter()
+        .map(|id| u32::try_from(id).map_err(|_| format!("token id {id} is out of range")))
+        .collect()
 }
 
 #[cfg(test)]

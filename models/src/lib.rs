@@ -5,7 +5,9 @@
 mod checkpoint;
 mod config;
 mod error;
+pub mod families;
 mod file;
+pub mod golden;
 
 pub use checkpoint::{Checkpoint, TensorEntry, parse_header};
 pub use config::{ModelConfig, Pooling};

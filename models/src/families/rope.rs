@@ -1,0 +1,151 @@
+//! Rotary settings of a configuration: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4).
+
+use joulewise_engine::{RopeScaling, RopeSpec};
+
+use crate::config::ModelConfig;
+use crate::error::Result;
+
+/// Where a setting comes from in old and new files.
+struct Settings<'a> {
+    config: &'a ModelConfig,
+    /// `rope_parameters` or `rope_scaling`.
+    nested: Option<ModelConfig>,
+}
+
+impl Settings<'_> {
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.nested.as_ref().map_or(Ok(None), |nested| nested.optional_f64(key))
+    }
+
+    /// A number that its scaling cannot do without; positive.
+    fn needed(&self, key: &str) -> Result<f64> {
+        let origin = self.nested.as_ref().unwrap_or(self.config);
+        match self.number(key)? {
+            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
+            Some(value) => Err(origin.wrong_value(key, "a positive number", value)),
+            None => Err(origin.missing(key)),
+        }
+    }
+
+    /// The context before stretching: said beside the scaling, else that of the model.
+    fn original_max_positions(&self) -> Result<f64> {
+        match self.number("original_max_position_embeddings")? {
+            Some(_) => self.needed("original_max_position_embeddings"),
+            None => Ok(self.config.usize("max_position_embeddings")? as f64),
+        }
+    }
+}
+
+/// The rotary embedding of heads of `head_dim` elements. `old_names` are what the family called base and share of
+/// rotated dimensions before transformers 5.
+pub(super) fn rope(
+    config: &ModelConfig,
+    head_dim: usize,
+    old_names: [&str; 2],
+    default_share: f64,
+) -> Result<RopeSpec> {
+    let nested = match config.optional_object("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => config.optional_object("rope_scaling")?,
+    };
+    let settings = Settings { config, nested };
+    let [old_theta, old_share] = old_names;
+    let theta = match settings.number("rope_theta")? {
+        Some(theta) => theta,
+        None => config.optional_f64("rope_theta")?.or(config.optional_f64(old_theta)?).unwrap_or(10_000.0),
+    };
+    if !(theta > 1.0 && theta.is_finite()) {
+        return Err(config.wrong_value("rope_theta", "a number above 1", theta));
+    }
+    let share = match settings.number("partial_rotary_factor")? {
+        Some(share) => share,
+        None => config
+            .optional_f64("partial_rotary_factor")?
+            .or(config.optional_f64(old_share)?)
+            .unwrap_or(default_share),
+    };
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(config.wrong_value("partial_rotary_factor", "a share above 0, at most 1", share));
+    }
+    // Truncated as the reference does; a pair of dimensions cannot be rotated by half.
+    let rotary = (head_dim as f64 * share) as usize;
+    if rotary == 0 || !rotary.is_multiple_of(2) {
+        return Err(config.wrong_value("head_dim", "an even number of rotated dimensions", rotary));
+    }
+    Ok(RopeSpec { theta, rotary, scaling: scaling(&settings)? })
+}
+
+fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
+    let Some(nested) = &settings.nested else { return Ok(RopeScaling::Default) };
+    let kind = match nested.optional_str("rope_type")? {
+        Some(kind) => kind,
+        None => nested.optional_str("type")?.unwrap_or("default"),
+    };
+    match kind {
+        "default" => Ok(RopeScaling::Default),
+        "linear" => Ok(RopeScaling::Linear { factor: settings.needed("factor")? }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: settings.needed("factor")?,
+            low_freq_factor: settings.needed("low_freq_factor")?,
+            high_freq_factor: settings.needed("high_freq_factor")?,
+            original_max_positions: settings.original_max_positions()?,
+        }),
+        "yarn" => {
+            let original_max_positions = settings.original_max_positions()?;
+            let factor = match settings.number("factor")? {
+                Some(_) => settings.needed("factor")?,
+                None => settings.config.usize("max_position_embeddings")? as f64 / original_max_positions,
+            };
+            // A zero means "unset" to the reference, as does an absent key.
+            let set = |key: &str| -> Result<Option<f64>> {
+                Ok(settings.number(key)?.filter(|value| *value != 0.0))
+            };
+            Ok(RopeScaling::Yarn {
+                factor,
+                original_max_positions,
+                beta_fast: set("beta_fast")?.unwrap_or(32.0),
+                beta_slow: set("beta_slow")?.unwrap_or(1.0),
+                attention_factor: settings.number("attention_factor")?,
+                mscale: set("mscale")?.zip(set("mscale_all_dim")?),
+                truncate: nested.bool_or("truncate", true)?,
+            })
+        }
+        other => Err(nested.unsupported("rope_type", other, "known are default, linear, llama3 and yarn")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<RopeSpec> {
+        let config = ModelConfig::from_json("config.json", json.as_bytes()).unwrap();
+        rope(&config, 64, ["rotary_emb_base", "rotary_pct"], 1.0)
+    }
+
+    #[test]
+    fn old_and_new_files_say_the_same() {
+        let new = parse(r#"{"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}}"#);
+        let old = parse(r#"{"rope_theta": 500000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}"#);
+        assert_eq!(new.unwrap(), old.unwrap());
+        let new =
+            parse(r#"{"rope_parameters": {"rope_theta": 10000, "partial_rotary_factor": 0.25}}"#).unwrap();
+        assert_eq!(new, parse(r#"{"rotary_emb_base": 10000, "rotary_pct": 0.25}"#).unwrap());
+        assert_eq!(new.rotary, 16);
+    }
+
+    #[test]
+    fn unusable_settings_are_refused() {
+        for bad in [
+            r#"{"rope_scaling": {"type": "dynamic", "factor": 2.0}}"#,
+            r#"{"rope_scaling": {"type": "linear"}}"#,
+            r#"{"rope_scaling": {"type": "linear", "factor": 0}}"#,
+            r#"{"rope_scaling": {"type": "yarn", "factor": 2.0}}"#,
+            r#"{"rope_theta": -1}"#,
+            r#"{"partial_rotary_factor": 2.0}"#,
+            r#"{"rope_scaling": 3}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
