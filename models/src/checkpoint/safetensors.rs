@@ -119,7 +119,7 @@ pub fn parse_header(origin: &str, file: &[u8]) -> Result<Vec<(String, TensorEntr
         entries.push((name, TensorEntry { dtype, shape, start: end - bytes, end }));
     }
 
-    entries.sort_by(|(_, a), (_, b)| (a.start, a.end).cmp(&(b.start, b.end)));
+    entries.sort_by_key(|(_, entry)| (entry.start, entry.end));
     let mut end = header_end;
     for (name, entry) in &entries {
         if entry.start != end {
