@@ -1,0 +1,306 @@
+//! The energy meter: a set of sensors, sampled by a thread of its own, and windows over them.
+//!
+//! ```no_run
+//! use joulewise_profiler::meter::EnergyMeter;
+//! use joulewise_profiler::sensor::{SearchPaths, discover};
+//!
+//! let meter = EnergyMeter::start(discover(&SearchPaths::default()).sensors);
+//! let window = meter.begin();
+//! // ... work ...
+//! let measurement = meter.end(window);
+//! for reading in &measurement.readings {
+//!     let _ = (&reading.sensor, reading.energy_j, reading.provenance);
+//! }
+//! ```
+//! A window is two moments and no more: windows may nest and overlap, and a window can be asked for again later, when
+//! a slow sensor has told what it had not told yet.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::clock;
+use crate::energy::{Energy, EnergyReading, Provenance, UPDATES_MEASURED};
+use crate::process;
+use crate::sensor::{Reading, Scope, Sensor, SensorInfo, SensorKind};
+use crate::statistics::Z95;
+use crate::trace::{Trace, WindowEnergy};
+
+/// How long a sensor that fails is left alone.
+const RETRY_S: f64 = 1.0;
+
+/// Which part of the machine does the work, and thus whose joules are the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeteredDevice {
+    /// The processors.
+    Cpu,
+    /// One GPU.
+    Gpu {
+        /// Index of the driver.
+        index: u32,
+    },
+}
+
+/// A set of sensors under sampling.
+pub struct EnergyMeter {
+    channels: Arc<Vec<Mutex<Channel>>>,
+    infos: Vec<SensorInfo>,
+    stop: Arc<AtomicBool>,
+    sampler: Option<JoinHandle<()>>,
+}
+
+/// One sensor with what it said so far.
+struct Channel {
+    sensor: Box<dyn Sensor>,
+    trace: Trace,
+    /// Filled by the sensor, emptied into the trace; kept to allocate once.
+    inbox: Vec<Reading>,
+    due_s: f64,
+    interval_s: f64,
+}
+
+/// An open window.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a window measures nothing until it is ended"]
+pub struct Window {
+    start_s: f64,
+    start_cpu_time_s: Option<f64>,
+}
+
+/// What a window measured.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// Start on the time line of [`crate::clock`].
+    pub start_s: f64,
+    /// Length.
+    pub duration_s: f64,
+    /// Processor time of this process within the window.
+    pub cpu_time_s: Option<f64>,
+    /// One reading per sensor, in the order of the meter's sensors.
+    pub readings: Vec<EnergyReading>,
+}
+
+impl Channel {
+    fn new(sensor: Box<dyn Sensor>) -> Self {
+        let info = sensor.info();
+        let interval_s = match info.kind {
+            // A counter is polled often enough to see the moment of each change to a twentieth of its period.
+            SensorKind::EnergyCounter if info.is_current() => 20e-3,
+            SensorKind::EnergyCounter => (info.update_period_s / 20.0).clamp(2e-3, 50e-3),
+            SensorKind::Power => info.update_period_s.clamp(1e-3, 1.0),
+        };
+        let trace = Trace::new(info);
+        Channel { sensor, trace, inbox: Vec::new(), due_s: 0.0, interval_s }
+    }
+
+    fn read(&mut self) {
+        let result = self.sensor.read(&mut self.inbox);
+        for reading in self.inbox.drain(..) {
+            self.trace.push(reading);
+        }
+        let now_s = clock::now_s();
+        self.due_s = now_s + self.interval_s;
+        if let Err(error) = result {
+            self.trace.fail(now_s, &error.to_string());
+            self.due_s = now_s + RETRY_S.max(self.interval_s);
+        }
+    }
+}
+
+fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
+    // A sensor that panicked under the lock leaves a trace that is complete up to its last reading.
+    channel.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EnergyMeter {
+    /// Starts sampling.
+    pub fn start(sensors: Vec<Box<dyn Sensor>>) -> Self {
+        let infos = sensors.iter().map(|sensor| sensor.info().clone()).collect();
+        let channels: Arc<Vec<_>> =
+            Arc::new(sensors.into_iter().map(|sensor| Mutex::new(Channel::new(sensor))).collect());
+        for channel in channels.iter() {
+            lock(channel).read();
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let sampler = {
+            let (channels, stop) = (Arc::clone(&channels), Arc::clone(&stop));
+            thread::Builder::new()
+                .name("energy sampler".to_owned())
+                .spawn(move || sample(&channels, &stop))
+                .ok()
+        };
+        EnergyMeter { channels, infos, stop, sampler }
+    }
+
+    /// What the sensors are.
+    pub fn sensors(&self) -> &[SensorInfo] {
+        &self.infos
+    }
+
+    /// Opens a window.
+    pub fn begin(&self) -> Window {
+        let window = Window { start_s: clock::now_s(), start_cpu_time_s: process::cpu_time_s() };
+        self.read_current();
+        window
+    }
+
+    /// Closes a window. It may be closed more than once, each time later.
+    pub fn end(&self, window: Window) -> Measurement {
+        self.read_current();
+        let end_cpu_time_s = process::cpu_time_s();
+        let end_s = clock::now_s();
+        Measurement {
+            start_s: window.start_s,
+            duration_s: end_s - window.start_s,
+            cpu_time_s: end_cpu_time_s.zip(window.start_cpu_time_s).map(|(end, start)| end - start),
+            readings: self.energy_between(window.start_s, end_s),
+        }
+    }
+
+    /// The energy between two moments, one reading per sensor.
+    pub fn energy_between(&self, start_s: f64, end_s: f64) -> Vec<EnergyReading> {
+        let readings = self.channels.iter().zip(&self.infos);
+        readings.map(|(channel, info)| reading(&lock(channel).trace, info, start_s, end_s)).collect()
+    }
+
+    /// The indices of the sensors whose sum is the energy of work on `device`.
+    ///
+    /// A meter that the user brought is taken alone: they said what is behind it. Else a GPU is told by its own
+    /// sensors, and processors by sockets and memory, by the board's input, or by the estimate, in this order. Domains
+    /// that overlap are never added.
+    pub fn primary(&self, device: MeteredDevice) -> Vec<usize> {
+        let choose = |fits: &dyn Fn(&Scope) -> bool| -> Vec<usize> {
+            let indices = self.infos.iter().enumerate();
+            indices.filter(|(_, info)| info.counts_in_total && fits(&info.scope)).map(|(i, _)| i).collect()
+        };
+        let is_external = |scope: &Scope| matches!(scope, Scope::External { .. });
+        let is_socket = |scope: &Scope| matches!(scope, Scope::CpuPackage { .. } | Scope::Dram { .. });
+        let is_board = |scope: &Scope| matches!(scope, Scope::Board { .. } | Scope::Platform);
+        let is_process = |scope: &Scope| matches!(scope, Scope::Process);
+        let mut candidates = vec![choose(&is_external)];
+        match device {
+            MeteredDevice::Gpu { index } => candidates.push(choose(&|scope| *scope == Scope::Gpu { index })),
+            MeteredDevice::Cpu => candidates.push(choose(&is_socket)),
+        }
+        candidates.push(choose(&is_board).into_iter().take(1).collect());
+        if device == MeteredDevice::Cpu {
+            candidates.push(choose(&is_process));
+        }
+        candidates.into_iter().find(|candidate| !candidate.is_empty()).unwrap_or_default()
+    }
+
+    /// The longest update period among some sensors: what a window has to outlast.
+    pub fn update_period_s(&self, sensors: &[usize]) -> f64 {
+        sensors.iter().map(|&i| self.infos[i].update_period_s).fold(0.0, f64::max)
+    }
+
+    /// The samples of one sensor between two moments, thinned to at most `most` of them: watts, or the mean power
+    /// between two changes of a counter.
+    pub fn power_samples(&self, sensor: usize, start_s: f64, end_s: f64, most: usize) -> Vec<Reading> {
+        let channel = lock(&self.channels[sensor]);
+        let points: Vec<Reading> = channel
+            .trace
+            .points()
+            .iter()
+            .filter(|point| (start_s..=end_s).contains(&point.time_s))
+            .copied()
+            .collect();
+        let stride = points.len().div_ceil(most.max(1)).max(1);
+        let thinned: Vec<Reading> = points.into_iter().step_by(stride).collect();
+        match self.infos[sensor].kind {
+            SensorKind::Power => thinned,
+            SensorKind::EnergyCounter => thinned
+                .windows(2)
+                .map(|pair| Reading {
+                    time_s: pair[1].time_s,
+                    value: (pair[1].value - pair[0].value) / (pair[1].time_s - pair[0].time_s),
+                })
+                .collect(),
+        }
+    }
+
+    /// Counters whose value is current are also read at both ends of every window.
+    fn read_current(&self) {
+        for channel in self.channels.iter() {
+            let mut channel = lock(channel);
+            if channel.sensor.info().is_current() {
+                channel.read();
+            }
+        }
+    }
+}
+
+impl Measurement {
+    /// The energy of the sensors with these indices, which cover disjoint scopes.
+    pub fn energy(&self, sensors: &[usize]) -> Energy {
+        let readings: Vec<&EnergyReading> = sensors.iter().map(|&i| &self.readings[i]).collect();
+        Energy::of_window(&readings)
+    }
+}
+
+impl Drop for EnergyMeter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(sampler) = self.sampler.take() {
+            sampler.thread().unpark();
+            // A sampler that panicked has nothing left to hand over.
+            let _ = sampler.join();
+        }
+    }
+}
+
+/// The sampler: reads what is due until told to stop.
+fn sample(channels: &[Mutex<Channel>], stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let now_s = clock::now_s();
+        let mut next_s = now_s + RETRY_S;
+        for channel in channels {
+            let mut channel = lock(channel);
+            if channel.due_s <= now_s {
+                channel.read();
+            }
+            next_s = next_s.min(channel.due_s);
+        }
+        thread::park_timeout(Duration::from_secs_f64((next_s - clock::now_s()).clamp(0.0, RETRY_S)));
+    }
+}
+
+/// What one sensor has to say of a window.
+pub(crate) fn reading(trace: &Trace, info: &SensorInfo, start_s: f64, end_s: f64) -> EnergyReading {
+    let mut reading = EnergyReading {
+        sensor: info.name.clone(),
+        scope: info.scope.clone(),
+        counts_in_total: info.counts_in_total,
+        provenance: Provenance::Unresolved,
+        energy_j: None,
+        upper_bound_j: None,
+        sampling_j: 0.0,
+        systematic_j: 0.0,
+        duration_s: end_s - start_s,
+        updates: 0,
+        reason: None,
+    };
+    match trace.energy(start_s, end_s) {
+        WindowEnergy::Resolved { energy_j, sampling_sd_j, updates } if energy_j > 0.0 => {
+            reading.energy_j = Some(energy_j);
+            // A counter's smallest step is uncertain at both ends of the window, like its period.
+            reading.sampling_j = Z95 * sampling_sd_j.hypot(info.resolution_j / 6.0_f64.sqrt());
+            reading.systematic_j = info.systematic_relative * energy_j;
+            reading.updates = updates;
+            reading.provenance = match info.provenance {
+                Provenance::Measured if updates < UPDATES_MEASURED => Provenance::MeasuredLowResolution,
+                provenance => provenance,
+            };
+        }
+        WindowEnergy::Resolved { .. } => {
+            reading.upper_bound_j = Some(info.resolution_j);
+            reading.reason = Some("the sensor saw no energy".to_owned());
+        }
+        WindowEnergy::Unresolved { upper_bound_j, reason } => {
+            reading.upper_bound_j = upper_bound_j.map(|bound_j| bound_j.max(info.resolution_j));
+            reading.reason = Some(reason);
+        }
+    }
+    reading
+}
