@@ -11,7 +11,10 @@ mod ops;
 mod output;
 mod packed;
 mod scalar;
+mod scratch;
 mod thread_pool;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,24 +35,28 @@ pub use thread_pool::ThreadPool;
 pub enum Isa {
     /// What the compiler makes of plain Rust; everywhere.
     Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and DQ.
+    Avx512,
 }
 
 impl Isa {
     /// Every instruction set, slowest first, available here or not.
-    pub const ALL: &'static [Self] = &[Self::Scalar];
+    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Avx2, Self::Avx512];
 
     /// The name, such as `avx512`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         }
     }
 
     /// Whether this processor (and this build) has it.
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-        }
+        table(self).is_some()
     }
 
     /// The fastest one this processor has.
@@ -78,12 +85,12 @@ pub struct CpuKernels {
 impl CpuKernels {
     /// The fastest kernels this processor can run.
     pub fn best(pool: Arc<ThreadPool>) -> Self {
-        Self { table: table(Isa::best()), pool }
+        Self { table: table(Isa::best()).unwrap_or(&scalar::TABLE), pool }
     }
 
     /// The kernels of one instruction set, if this processor has it.
     pub fn for_isa(isa: Isa, pool: Arc<ThreadPool>) -> Option<Self> {
-        isa.is_available().then(|| Self { table: table(isa), pool })
+        table(isa).map(|table| Self { table, pool })
     }
 
     /// The instruction set.
@@ -199,9 +206,15 @@ impl CpuKernels {
     }
 }
 
-/// The table of an instruction set that is available.
-fn table(isa: Isa) -> &'static OpTable {
+/// The table of an instruction set, if this processor has it.
+fn table(isa: Isa) -> Option<&'static OpTable> {
     match isa {
-        Isa::Scalar => &scalar::TABLE,
+        Isa::Scalar => Some(&scalar::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86_64::avx2::is_available().then_some(&x86_64::avx2::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86_64::avx512::is_available().then_some(&x86_64::avx512::TABLE),
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => None,
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct OpTable {
     /// Most rows of `x` that `multiply_panel` takes at once.
     pub(super) panel_rows: usize,
     pub(super) multiply_panel: unsafe fn(&PanelProduct),
+    /// Widens weights to `out`; `bytes` holds exactly `out.len()` of them.
+    pub(super) widen: unsafe fn(Format, bytes: &[u8], out: &mut [f32]),
+    /// Interleaves rows of `x` for `multiply_panel`: `packed [k, rows]` from `rows` rows, `stride` apart.
+    pub(super) interleave: unsafe fn(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]),
     pub(super) norm: unsafe fn(NormRow<'_>),
     pub(super) activate: unsafe fn(ActivationKind, x: &[f32], y: &mut [f32]),
     pub(super) gate: unsafe fn(ActivationKind, gate: &[f32], up: &[f32], y: &mut [f32]),
@@ -47,10 +51,8 @@ impl std::fmt::Debug for OpTable {
 /// For whoever computes it: `x`, `w`, `bias` and `y` are valid for the elements named below, nobody writes the
 /// former three or touches `y` meanwhile, `1 <= rows <= panel_rows` and `1 <= cols <= panel_width`.
 pub(super) struct PanelProduct {
-    /// Element `(r, i)` of `x` is at `x + r * x_row_stride + i * x_k_stride`.
+    /// `x [rows, k]`, interleaved: element `(r, i)` is at `x + i * rows + r`.
     pub(super) x: *const f32,
-    pub(super) x_row_stride: usize,
-    pub(super) x_k_stride: usize,
     pub(super) rows: usize,
     /// `k * panel_width` weights, aligned for their format.
     pub(super) w: *const u8,

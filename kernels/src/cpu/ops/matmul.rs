@@ -1,14 +1,36 @@
 //! `y = x w^T + bias`: checks, and the order in which panels and rows are visited.
+//!
+//! Rows of `x` are grouped into blocks of nearly equal size that the panel kernel takes at once, and each block is
+//! interleaved, `[k, rows]`, so that the kernel reads it in order.
+//! A task owns some panels and some blocks. With one block (decode) it streams each panel once, from end to end.
+//! With several (prefill) it goes through `k` in steps of [`K_BLOCK`]: the step's part of a panel stays in L2 while
+//! all blocks pass over it, and so does the step's part of `x` while all panels pass.
 
+use std::ops::Range;
 use std::ptr;
 
-use crate::args::MatMul;
-use crate::cpu::op_table::PanelProduct;
+use crate::args::{MatMul, Rows};
+use crate::cpu::op_table::{K_BLOCK, OpTable, PanelProduct};
 use crate::cpu::output::Output;
+use crate::cpu::packed::PackedMatrix;
+use crate::cpu::scratch::with_scratch;
 use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
+use crate::format::Format;
 
 const OP: &str = "matmul";
+
+/// Rows of `x` that a task takes at most: their part of [`K_BLOCK`] columns fills half of a 2 MiB L2.
+const TASK_ROWS: usize = 512;
+/// Tasks per thread: enough to balance threads of unequal speed.
+const TASKS_PER_THREAD: usize = 6;
+/// Blocks of rows from which on a step's weights are widened once, in scratch memory, instead of in every block: the
+/// conversion takes slots of the multiplying ports.
+const WIDEN_BLOCKS: usize = 3;
+/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`].
+const BREAK_EVEN: usize = 1_000_000;
+/// What a core can compute while it reads a byte of weights from L3.
+const FLOPS_PER_BYTE: usize = 8;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
     let MatMul { x, w, bias, y } = args;
@@ -25,8 +47,9 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
     if m == 0 || n == 0 {
         return Ok(());
     }
+    let y = &mut y.data[..m * n];
     if k == 0 {
-        for y in y.data[..m * n].chunks_exact_mut(n) {
+        for y in y.chunks_exact_mut(n) {
             match bias {
                 Some(bias) => y.copy_from_slice(bias),
                 None => y.fill(0.0),
@@ -34,32 +57,144 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         }
         return Ok(());
     }
-    let width = w.panel_width();
-    let output = Output::new(&mut y.data[..m * n]);
-    kernels.pool.run(n.div_ceil(width), &|panel| {
-        let first = panel * width;
-        let cols = width.min(n - first);
-        let weights = &w.bytes()[panel * w.panel_size()..][..w.panel_size()];
-        for r in (0..m).step_by(kernels.table.panel_rows) {
-            let product = PanelProduct {
-                x: x.data[r * x.stride..].as_ptr(),
-                x_row_stride: x.stride,
-                x_k_stride: 1,
-                rows: kernels.table.panel_rows.min(m - r),
-                w: weights.as_ptr(),
-                format: w.format(),
-                k,
-                y: output.pointer().wrapping_add(r * n + first),
-                y_stride: n,
-                cols,
-                bias: bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
-                accumulate: false,
-            };
-            // SAFETY: `kernels` exists, so the processor has the instruction set. `x` holds `m` rows of `k`
-            // elements, `weights` is one whole panel, `bias` has `n` elements, `y` holds `m * n` elements of
-            // which only this task touches columns `first..first + cols` (all checked above).
-            unsafe { (kernels.table.multiply_panel)(&product) };
+    let blocks = Blocks::new(m, kernels.table.panel_rows);
+    let y = Output::new(y);
+    if m == 1 {
+        // A single row is interleaved as it is.
+        Product { table: kernels.table, x: &x.data[..k], w, bias, y, m, blocks }.run(kernels);
+    } else {
+        with_scratch(m * k, |packed| {
+            interleave(kernels, &x, &blocks, packed);
+            Product { table: kernels.table, x: packed, w, bias, y, m, blocks }.run(kernels);
+        });
+    }
+    Ok(())
+}
+
+/// `0..m` in blocks of at most a given number of rows, as equal as can be.
+struct Blocks {
+    m: usize,
+    count: usize,
+}
+
+impl Blocks {
+    fn new(m: usize, max_rows: usize) -> Self {
+        Self { m, count: m.div_ceil(max_rows) }
+    }
+
+    fn rows(&self, block: usize) -> Range<usize> {
+        self.m * block / self.count..self.m * (block + 1) / self.count
+    }
+}
+
+/// Interleaves each block of `x` into `packed [m, k]`, the block of rows `a..b` at `a * k`.
+fn interleave(kernels: &CpuKernels, x: &Rows<'_>, blocks: &Blocks, packed: &mut [f32]) {
+    let k = x.cols;
+    let output = Output::new(packed);
+    super::for_row_ranges(&kernels.pool, blocks.count, k * x.rows.div_ceil(blocks.count), &|range| {
+        for block in range {
+            let rows = blocks.rows(block);
+            // SAFETY: blocks do not overlap, and each belongs to one task.
+            let packed = unsafe { output.range(rows.start * k..rows.end * k) };
+            // SAFETY: `kernels` exists, so the processor has the instruction set.
+            unsafe {
+                (kernels.table.interleave)(&x.data[rows.start * x.stride..], x.stride, rows.len(), packed);
+            }
         }
     });
-    Ok(())
+}
+
+/// A product whose arguments fit.
+struct Product<'a> {
+    table: &'static OpTable,
+    /// Interleaved, block after block.
+    x: &'a [f32],
+    w: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    y: Output<'a>,
+    m: usize,
+    blocks: Blocks,
+}
+
+impl Product<'_> {
+    fn run(&self, kernels: &CpuKernels) {
+        let panels = self.w.n().div_ceil(self.w.panel_width());
+        let flops = 2 * self.m * self.w.k() * panels * self.w.panel_width();
+        let work = flops.saturating_add(self.w.size_bytes() * FLOPS_PER_BYTE);
+        if work < BREAK_EVEN || kernels.threads() == 1 {
+            for block in (0..self.blocks.count).step_by(self.task_blocks()) {
+                self.task(0..panels, block..self.blocks.count.min(block + self.task_blocks()));
+            }
+            return;
+        }
+        let row_tasks = self.blocks.count.div_ceil(self.task_blocks());
+        let panel_tasks = (kernels.threads() * TASKS_PER_THREAD).div_ceil(row_tasks).min(panels);
+        kernels.pool.run(row_tasks * panel_tasks, &|task| {
+            let (row_task, panel_task) = (task / panel_tasks, task % panel_tasks);
+            let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
+            self.task(part(panels, panel_tasks, panel_task), part(self.blocks.count, row_tasks, row_task));
+        });
+    }
+
+    /// Blocks that a task takes at most.
+    fn task_blocks(&self) -> usize {
+        (TASK_ROWS / self.table.panel_rows).max(1)
+    }
+
+    fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
+        let (k, format) = (self.w.k(), self.w.format());
+        let step = if self.blocks.count == 1 { k } else { K_BLOCK };
+        let widen = blocks.len() >= WIDEN_BLOCKS && format != Format::F32;
+        let wide_len = if widen { step.min(k) * self.w.panel_width() } else { 0 };
+        with_scratch(wide_len, |wide| {
+            for first in (0..k).step_by(step) {
+                let terms = first..k.min(first + step);
+                for panel in panels.clone() {
+                    let (mut weights, mut format) = (self.weights(panel, &terms), format);
+                    if widen {
+                        let wide = &mut wide[..terms.len() * self.w.panel_width()];
+                        // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
+                        unsafe { (self.table.widen)(format, weights, wide) };
+                        (weights, format) = (bytemuck::cast_slice(wide), Format::F32);
+                    }
+                    for block in blocks.clone() {
+                        self.multiply(panel, block, &terms, weights, format);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The `terms` of one panel.
+    fn weights(&self, panel: usize, terms: &Range<usize>) -> &[u8] {
+        let term_size = self.w.panel_width() * self.w.format().element_size();
+        let panel = &self.w.bytes()[panel * self.w.panel_size()..][..self.w.panel_size()];
+        &panel[terms.start * term_size..terms.end * term_size]
+    }
+
+    /// One block of rows times the `terms` of one panel, which are in `weights`.
+    fn multiply(&self, panel: usize, block: usize, terms: &Range<usize>, weights: &[u8], format: Format) {
+        let (n, k, width) = (self.w.n(), self.w.k(), self.w.panel_width());
+        let rows = self.blocks.rows(block);
+        let first = panel * width;
+        assert_eq!(weights.len(), terms.len() * width * format.element_size(), "weights of the terms");
+        let bias = self.bias.filter(|_| terms.end == k);
+        let product = PanelProduct {
+            x: self.x[rows.start * k..rows.end * k][terms.start * rows.len()..].as_ptr(),
+            rows: rows.len(),
+            w: weights.as_ptr(),
+            format,
+            k: terms.len(),
+            y: self.y.pointer().wrapping_add(rows.start * n + first),
+            y_stride: n,
+            cols: width.min(n - first),
+            bias: bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
+            accumulate: terms.start > 0,
+        };
+        // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` holds `k` columns of the
+        // block's rows, from `terms.start` on; `weights` holds the terms (asserted), aligned because panels and scratch
+        // memory start at cache lines; `bias` has `n` elements; `y` holds `m * n` elements, of which only this task
+        // touches the block's rows in the panel's columns.
+        unsafe { (self.table.multiply_panel)(&product) };
+    }
 }

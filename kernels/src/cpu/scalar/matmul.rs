@@ -10,6 +10,15 @@ pub(super) const PANEL_ROWS: usize = 4;
 /// `k` whose weights are widened at once.
 const WIDEN: usize = 64;
 
+/// `packed [k, rows]` from the rows `x[r * stride ..][.. k]`.
+pub(super) fn interleave(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]) {
+    for (i, packed) in packed.chunks_exact_mut(rows).enumerate() {
+        for (r, packed) in packed.iter_mut().enumerate() {
+            *packed = x[r * stride + i];
+        }
+    }
+}
+
 /// # Safety
 ///
 /// As [`PanelProduct`] says.
@@ -29,7 +38,7 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
         for (r, sums) in block.iter_mut().enumerate().take(p.rows) {
             for (i, weights) in weights.as_chunks::<PANEL_WIDTH>().0.iter().enumerate() {
                 // SAFETY: row `r < rows` of `x` has element `first + i < k`.
-                let x = unsafe { *p.x.add(r * p.x_row_stride + (first + i) * p.x_k_stride) };
+                let x = unsafe { *p.x.add((first + i) * p.rows + r) };
                 for (sum, w) in sums.iter_mut().zip(weights) {
                     *sum += x * w;
                 }

@@ -1,0 +1,21 @@
+//! AVX2 with FMA and F16C: 8 lanes, 16 registers.
+
+mod matmul;
+mod widen;
+
+use crate::cpu::op_table::OpTable;
+use crate::cpu::{Isa, scalar};
+
+pub(in crate::cpu) static TABLE: OpTable = OpTable {
+    isa: Isa::Avx2,
+    panel_width: matmul::PANEL_WIDTH,
+    panel_rows: matmul::PANEL_ROWS,
+    multiply_panel: matmul::multiply_panel,
+    widen: widen::widen,
+    ..scalar::TABLE
+};
+
+/// Whether this processor has the features the functions below are compiled for.
+pub(in crate::cpu) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
