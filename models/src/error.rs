@@ -139,6 +139,9 @@ pub enum ModelError {
     /// A text that the tokenizer cannot encode, or ids that it cannot decode.
     #[error("the tokenizer failed: {0}")]
     Tokenize(Box<dyn std::error::Error + Send + Sync>),
+    /// A model that never had a tokenizer.
+    #[error("{0} has no tokenizer: give it token ids")]
+    NoTokenizer(String),
     /// A line of a word-vector file that is not a word and its numbers.
     #[error("{origin}, line {line}: {problem}")]
     WordVectorLine {

@@ -1,14 +1,27 @@
 //! From a model's name to what the engine runs: checkpoints, configurations, families, tokenizers.
+//!
+//! [`load()`] is the door. Behind it, [`ModelConfig`] reads `config.json`, [`families`] turn it into the engine's
+//! graph, [`Checkpoint`] maps the weights, and [`Tokenizer`] turns text into ids. [`demo`] has two small models that
+//! are part of the program; [`synthetic`] has shapes of large ones without their weights; [`golden`] compares with
+//! reference tensors.
+//!
+//! Every file is treated as hostile: whatever it holds, the answer is a value or one sentence, never a panic.
 
 #![deny(unsafe_code)]
 
 mod checkpoint;
 mod config;
+pub mod demo;
 mod error;
 pub mod families;
 mod file;
 pub mod golden;
+mod load;
+pub mod synthetic;
+mod tokenizer;
 
 pub use checkpoint::{Checkpoint, TensorEntry, parse_header};
 pub use config::{ModelConfig, Pooling};
 pub use error::{ModelError, Result};
+pub use load::{LoadedModel, ModelSpec, load};
+pub use tokenizer::{Encoded, TextStream, Tokenizer};

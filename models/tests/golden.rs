@@ -1,11 +1,11 @@
-//! Every checkpoint with reference tensors against them: the ones that are committed, and those beside the checkout.
+//! Every model with reference tensors against them: the embedded ones, and those beside the checkout.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use joulewise_engine::{CpuBackend, Session, SessionOptions, Strategy};
-use joulewise_models::golden::Golden;
-use joulewise_models::{Checkpoint, ModelConfig, families};
+use joulewise_models::{ModelSpec, load};
 
 /// Two f32 evaluations of the same network in another order of summation differ by rounding alone. A dot product over
 /// k terms has a relative error of at most about sqrt(k) 2^-24 when roundings are independent; with k up to 3072 and
@@ -26,18 +26,23 @@ fn golden_directories(root: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn verify(directory: &Path) -> String {
-    let config = ModelConfig::load(directory).unwrap();
-    let graph = Arc::new(families::build(&config).unwrap());
-    let weights = Checkpoint::open(directory).unwrap();
-    let backend = CpuBackend::new(2);
+fn verify(spec: &ModelSpec) {
+    let model = load(spec).unwrap();
+    let golden = model.golden().unwrap().unwrap();
+    let (backend, plan) = (CpuBackend::new(2), Strategy::Fp32.into());
+    let weights = model.weights.as_ref();
     let mut session =
-        Session::open(&backend, graph, &weights, &Strategy::Fp32.into(), SessionOptions::default()).unwrap();
-    let golden = Golden::open(&directory.join("golden.safetensors")).unwrap();
+        Session::open(&backend, model.graph, weights, &plan, SessionOptions::default()).unwrap();
     let verification = golden.verify(&mut session, BOUND, |_| {}).unwrap();
-    let summary = format!("{}: {verification:?}", directory.display());
-    assert!(verification.passed, "{summary}");
-    format!("{} worst NMSE {:.2e}, {} cases", directory.display(), verification.worst_nmse, golden.len())
+    assert!(verification.passed, "{}: {verification:?}", model.name);
+    println!("{} worst NMSE {:.2e}, {} cases", model.name, verification.worst_nmse, golden.len());
+}
+
+#[test]
+fn embedded_models_match_their_references() {
+    for name in ["demo:distilbert", "demo:gpt2"] {
+        verify(&ModelSpec::parse(name).unwrap());
+    }
 }
 
 #[test]
@@ -50,6 +55,6 @@ fn models_beside_the_checkout_match_their_references() {
     }
     directories.sort();
     for directory in directories {
-        println!("{}", verify(&directory));
+        verify(&ModelSpec::Directory(directory));
     }
 }
