@@ -1,8 +1,8 @@
 //! Energies of windows over simulated sensors, compared with the device's own truth. Time is simulated too.
 
-use joulewise_profiler::sensor::Sensor;
 #![expect(clippy::panic, reason = "helpers of tests fail by panicking")]
 
+use joulewise_profiler::sensor::Sensor;
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 use joulewise_profiler::trace::{Trace, WindowEnergy};
 
