@@ -156,6 +156,11 @@ impl ModelConfig {
         self.pooling
     }
 
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
     /// Whether a key is there and not `null`.
     pub fn has(&self, key: &str) -> bool {
         self.get(key).is_some()

@@ -99,8 +99,9 @@ pub fn load(spec: &ModelSpec) -> Result<LoadedModel> {
     match spec {
         ModelSpec::Directory(directory) => {
             let config = ModelConfig::load(directory)?;
-            let graph = families::build(&config)?;
-            let weights = checked(Checkpoint::open(directory)?, &graph)?;
+            let checkpoint = Checkpoint::open(directory)?;
+            let graph = families::build_for(&config, &|tensor| checkpoint.resolve(tensor).is_some())?;
+            let weights = checked(checkpoint, &graph)?;
             Ok(LoadedModel {
                 name: directory.display().to_string(),
                 graph: Arc::new(graph),

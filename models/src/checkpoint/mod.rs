@@ -1,7 +1,7 @@
 //! Checkpoints in the Hugging Face layout: one `model.safetensors`, or shards and their index; memory-mapped.
 //!
 //! Families ask for tensors by the canonical name of the class with a head (`transformer.h.0.ln_1.weight`). Files on
-//! the Hub spell the same tensor in older ways, too: without the prefix of the base model, `gamma` and `beta` for the
+//! the Hub spell the same tensor in other ways, too: with or without the prefix of the base model, `gamma` and `beta` for the
 //! norms of BERT, `embed_out` for the head of GPT-NeoX. [`Checkpoint::resolve`] is the one place that knows.
 
 mod safetensors;
@@ -49,7 +49,7 @@ impl std::ops::Deref for Bytes {
     }
 }
 
-/// Prefixes that a checkpoint of the base model alone lacks.
+/// Prefixes of the base model, which a checkpoint of the base model alone lacks.
 const BASE_PREFIXES: &[&str] = &["bert.", "roberta.", "distilbert.", "transformer.", "gpt_neox.", "model."];
 
 /// Endings that older files spell otherwise.
@@ -149,15 +149,22 @@ impl Checkpoint {
 
     /// The name under which the file stores a tensor, given its canonical name.
     pub fn resolve(&self, name: &str) -> Option<&str> {
-        let bare = BASE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
-        [Some(name), bare].into_iter().flatten().find_map(|spelling| {
-            let legacy = LEGACY_ENDINGS
-                .iter()
-                .filter_map(|(ending, old)| Some(spelling.strip_suffix(ending)?.to_owned() + old));
-            std::iter::once(spelling.to_owned()).chain(legacy).find_map(|candidate| {
-                self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str())
-            })
-        })
+        let bare = BASE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        let prefixed = BASE_PREFIXES.iter().map(|prefix| format!("{prefix}{bare}"));
+        [name.to_owned(), bare.to_owned()]
+            .into_iter()
+            .chain(prefixed)
+            .find_map(|spelling| self.stored(&spelling))
+    }
+
+    /// The stored name that is `spelling` or its legacy form.
+    fn stored(&self, spelling: &str) -> Option<&str> {
+        let legacy = LEGACY_ENDINGS
+            .iter()
+            .filter_map(|(ending, old)| Some(spelling.strip_suffix(ending)?.to_owned() + old));
+        std::iter::once(spelling.to_owned())
+            .chain(legacy)
+            .find_map(|candidate| self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str()))
     }
 
     /// Format and shape of a tensor.
@@ -334,6 +341,7 @@ mod tests {
             ("transformer.h.0.ln_1.weight", "h.0.ln_1.weight"),
             ("model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
             ("lm_head.weight", "embed_out.weight"),
+            ("encoder.layer.0.output.dense.weight", "roberta.encoder.layer.0.output.dense.weight"),
         ];
         for (canonical, stored) in cases {
             assert_eq!(open(&[(stored, 1)]).resolve(canonical), Some(stored));
