@@ -1,9 +1,11 @@
-//! Every model with reference tensors against them: the embedded ones, and those beside the checkout.
+//! Every model with reference tensors against them: the embedded ones, the tiny ones of `tests/golden`, and those
+//! beside the checkout.
 
 #![allow(clippy::print_stdout, reason = "a test says what it measured and what it skipped")]
 
-use std::path::{Path, PathBuf};
+mod directories;
 
+use directories::golden_directories;
 use joulewise_engine::{CpuBackend, Session, SessionOptions, Strategy};
 use joulewise_models::{ModelSpec, load};
 
@@ -11,20 +13,6 @@ use joulewise_models::{ModelSpec, load};
 /// k terms has a relative error of at most about sqrt(k) 2^-24 when roundings are independent; with k up to 3072 and
 /// some 50 of them behind each other, that is below 3e-5, whose square is the bound.
 const BOUND: f64 = 1e-9;
-
-/// Directories with a `golden.safetensors`, at any depth.
-fn golden_directories(root: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            if path.join("golden.safetensors").is_file() {
-                found.push(path.clone());
-            }
-            golden_directories(&path, found);
-        }
-    }
-}
 
 /// What differs, if anything.
 fn verify(spec: &ModelSpec) -> Result<(), String> {
@@ -51,16 +39,7 @@ fn embedded_models_match_their_references() {
     verify_all(["demo:distilbert", "demo:gpt2"].map(|name| ModelSpec::parse(name).unwrap()));
 }
 
-/// `JOULEWISE_MODELS` names another directory to search.
 #[test]
-fn models_beside_the_checkout_match_their_references() {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
-    let root = std::env::var_os("JOULEWISE_MODELS").map_or_else(beside, PathBuf::from);
-    let mut directories = Vec::new();
-    golden_directories(&root, &mut directories);
-    if directories.is_empty() {
-        println!("SKIP golden models: {} is not there", root.display());
-    }
-    directories.sort();
-    verify_all(directories.into_iter().map(ModelSpec::Directory));
+fn models_in_directories_match_their_references() {
+    verify_all(golden_directories().into_iter().map(ModelSpec::Directory));
 }
