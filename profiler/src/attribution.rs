@@ -8,15 +8,15 @@
 //! Both are held against the whole program in one piece, measured in windows of its own. What is left over is a row,
 //! `unattributed`, and nothing is rescaled.
 
-use joulewise_engine::{Cost, ModuleId, Phase as EnginePhase};
+use joulewise_engine::{Cost, ModuleId, Phase};
 
 use crate::clock;
 use crate::energy::{Energy, EnergyReading, Provenance};
 use crate::experiment::{Record, Target, Trial, are_equal};
 use crate::metrics::{Metric, Value};
 use crate::report::json::{
-    Attribution, Closure, EnergyClosure, GroupRow, ModuleRow, Phase, TimeClosure, TimelineSpan, Timing,
-    Whole, WindowRow,
+    Attribution, Closure, EnergyClosure, GroupRow, ModuleRow, PhaseProfile, TimeClosure, TimelineSpan,
+    Timing, Whole, WindowRow,
 };
 use crate::workload::{Part, WorkloadShape};
 
@@ -44,7 +44,7 @@ pub fn attribute(
     record: &Record,
     energy_between: EnergyBetween<'_>,
     primary: &[usize],
-) -> Phase {
+) -> PhaseProfile {
     let resolved: Vec<Resolved<'_>> = record
         .trials
         .iter()
@@ -60,7 +60,7 @@ pub fn attribute(
         && modules.iter().all(|row| row.replay.as_ref().is_some_and(|replay| replay.energy_j.is_some()));
     let whole = trials.whole();
     let closure = trials.closure(&whole, &modules);
-    Phase {
+    PhaseProfile {
         name: shape.phase.name().to_owned(),
         batch: shape.batch,
         tokens: shape.tokens,
@@ -285,7 +285,7 @@ fn metrics(shape: WorkloadShape, whole: &Whole) -> Vec<Metric> {
         Metric::count_per_joule("tokens_per_joule", "tokens/J", tokens, &whole.energy),
         Metric::rate("tokens_per_s", "tokens/s", tokens, duration, n),
     ];
-    if shape.phase != EnginePhase::Decode {
+    if shape.phase != Phase::Decode {
         let samples = shape.batch as f64;
         metrics.push(Metric::energy_per("energy_per_sample_j", "J/sample", &whole.energy, samples));
         metrics.push(Metric::rate("samples_per_s", "samples/s", samples, duration, n));

@@ -9,7 +9,7 @@ use crate::attribution::attribute;
 use crate::error::Result;
 use crate::experiment::{Experiment, Progress, Protocol, Record};
 use crate::meter::{EnergyMeter, MeteredDevice};
-use crate::report::json::{Phase, PowerSample};
+use crate::report::json::{PhaseProfile, PowerSample};
 use crate::sensor::SensorKind;
 use crate::sensor::estimator::WorkCounter;
 use crate::workload::{Part, Workload, WorkloadShape};
@@ -41,7 +41,7 @@ pub struct Update<'a> {
 
 impl Update<'_> {
     /// The phase from the trials so far, as good as a finished one but for its uncertainty and `is_complete`.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> PhaseProfile {
         phase(self.shape, self.parts, self.record, self.setup)
     }
 }
@@ -55,7 +55,7 @@ pub fn profile(
     workload: &mut dyn Workload,
     setup: &Setup<'_>,
     on_update: &mut dyn FnMut(&Update<'_>) -> ControlFlow<()>,
-) -> Result<Phase> {
+) -> Result<PhaseProfile> {
     let shape = workload.shape();
     let parts = workload.parts().to_vec();
     let primary = setup.meter.primary(setup.device);
@@ -71,7 +71,7 @@ pub fn profile(
     Ok(phase(shape, &parts, &record, setup))
 }
 
-fn phase(shape: WorkloadShape, parts: &[Part], record: &Record, setup: &Setup<'_>) -> Phase {
+fn phase(shape: WorkloadShape, parts: &[Part], record: &Record, setup: &Setup<'_>) -> PhaseProfile {
     let primary = setup.meter.primary(setup.device);
     let energy_between = |start_s, end_s| setup.meter.energy_between(start_s, end_s);
     let mut phase = attribute(shape, parts, record, &energy_between, &primary);

@@ -11,7 +11,7 @@
 //! trials and is kept apart. `provenance` is one of `measured`, `measured-low-resolution`, `derived`, `estimated`,
 //! `unresolved`.
 //!
-//! The object of the file is a [`Profile`]; its `phases` hold one [`Phase`] for each phase that was measured. A reader
+//! The object of the file is a [`Profile`]; its `phases` hold one [`PhaseProfile`] for each phase that was measured. A reader
 //! of version 1 may meet further fields and ignores them; a change that breaks readers raises `schema_version`.
 
 use std::io::{self, Write};
@@ -49,7 +49,7 @@ pub struct Profile {
     /// False in a file that was written while measuring went on, or after an interruption.
     pub is_complete: bool,
     /// What was run.
-    pub model: Model,
+    pub model: ModelSummary,
     /// Where it ran, as the backend describes itself.
     pub device: String,
     /// The machine.
@@ -59,14 +59,14 @@ pub struct Profile {
     /// How it was measured.
     pub protocol: Protocol,
     /// The phases, in the order in which they were measured.
-    pub phases: Vec<Phase>,
+    pub phases: Vec<PhaseProfile>,
     /// What measuring took of the machine.
     pub process: ProcessUsage,
 }
 
 /// The model that was run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Model {
+pub struct ModelSummary {
     /// Name or path, as the user gave it.
     pub name: String,
     /// Name of the precision strategy or plan.
@@ -134,7 +134,7 @@ impl Timing {
 
 /// One phase of a model: `forward` (encoders), `prefill`, `decode`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Phase {
+pub struct PhaseProfile {
     /// Name of the phase.
     pub name: String,
     /// Sequences.
@@ -382,7 +382,7 @@ pub struct WindowRow {
 impl Profile {
     /// A profile without phases.
     pub fn new(
-        model: Model,
+        model: ModelSummary,
         device: String,
         meter: &EnergyMeter,
         metered: MeteredDevice,
@@ -422,8 +422,8 @@ impl Profile {
     }
 
     /// Adds a phase, or replaces the unfinished one of the same name and shape, and takes down what the process used.
-    pub fn put(&mut self, phase: Phase) {
-        let is_same = |other: &Phase| {
+    pub fn put(&mut self, phase: PhaseProfile) {
+        let is_same = |other: &PhaseProfile| {
             (&other.name, other.batch, other.tokens, other.kv_length)
                 == (&phase.name, phase.batch, phase.tokens, phase.kv_length)
         };
