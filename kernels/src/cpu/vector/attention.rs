@@ -90,10 +90,6 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
     // SAFETY: row `j` has `y.len()` elements from `values + j * stride`; vector `c` covers `LANES` of them, the last
     // vector `last`. The caller vouches for the processor.
     unsafe {
-        let load = |row: *const f32, c: usize| {
-            let from = row.add(c * V::LANES);
-            if c + 1 < VECTORS || last == V::LANES { V::load(from) } else { V::load_first(from, last) }
-        };
         let mut even = [V::splat(0.0); VECTORS];
         let mut odd = even;
         let (pairs, rest) = weights.as_chunks::<2>();
@@ -101,16 +97,18 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
             let rows = [values.add(2 * j * stride), values.add((2 * j + 1) * stride)];
             let weights = [V::splat(pair[0]), V::splat(pair[1])];
             for c in 0..VECTORS {
+                let n = if c + 1 < VECTORS { V::LANES } else { last };
                 prefetch(rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
                 prefetch(rows[1].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
-                even[c] = load(rows[0], c).mul_add(weights[0], even[c]);
-                odd[c] = load(rows[1], c).mul_add(weights[1], odd[c]);
+                even[c] = V::load_up_to(rows[0].add(c * V::LANES), n).mul_add(weights[0], even[c]);
+                odd[c] = V::load_up_to(rows[1].add(c * V::LANES), n).mul_add(weights[1], odd[c]);
             }
         }
         if let [weight] = rest {
             let row = values.add((weights.len() - 1) * stride);
             for (c, even) in even.iter_mut().enumerate() {
-                *even = load(row, c).mul_add(V::splat(*weight), *even);
+                let n = if c + 1 < VECTORS { V::LANES } else { last };
+                *even = V::load_up_to(row.add(c * V::LANES), n).mul_add(V::splat(*weight), *even);
             }
         }
         for c in 0..VECTORS {

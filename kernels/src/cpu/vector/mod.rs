@@ -3,6 +3,7 @@
 //! A vector type provides arithmetic on a few lanes; its methods are always inlined and carry no target feature.
 //! The instruction sets instantiate the algorithms with [`vector_functions`], in functions that do carry the
 //! features, so that everything is compiled for them.
+//! Closures are avoided: one that is not inlined lacks the features, and each of its instructions becomes a call.
 
 pub(super) mod attention;
 pub(super) mod elementwise;
@@ -26,6 +27,12 @@ pub(super) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads `n <= LANES` elements; the other lanes are zero.
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
+    /// Reads `n <= LANES` elements, all of them as often as not.
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, n: usize) -> Self {
+        // SAFETY: `n` elements are readable.
+        unsafe { if n == Self::LANES { Self::load(from) } else { Self::load_first(from, n) } }
+    }
     /// Reads `n <= LANES` bytes and converts them; the other lanes are zero.
     unsafe fn load_bytes(from: *const u8, n: usize) -> Self;
     /// Writes `LANES` elements.

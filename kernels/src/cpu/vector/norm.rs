@@ -43,17 +43,11 @@ pub(in crate::cpu) unsafe fn norm<V: Vector>(row: NormRow<'_>) {
         let mut i = 0;
         while i < k {
             let n = V::LANES.min(k - i);
-            let load = |from: &[f32]| {
-                if n == V::LANES {
-                    V::load(from.as_ptr().add(i))
-                } else {
-                    V::load_first(from.as_ptr().add(i), n)
-                }
-            };
-            let normal = load(x).sub(first_mean).sub(rest).mul(factor);
+            let weight = V::load_up_to(weight.as_ptr().add(i), n);
+            let normal = V::load_up_to(x.as_ptr().add(i), n).sub(first_mean).sub(rest).mul(factor);
             let result = match bias {
-                Some(bias) => normal.mul_add(load(weight), load(bias)),
-                None => normal.mul(load(weight)),
+                Some(bias) => normal.mul_add(weight, V::load_up_to(bias.as_ptr().add(i), n)),
+                None => normal.mul(weight),
             };
             if n == V::LANES {
                 result.store(y.as_mut_ptr().add(i))
@@ -100,7 +94,8 @@ unsafe fn sums<V: Vector>(x: &[f32], mean: f32) -> (f32, f32) {
             }
             i += n;
         }
-        let total = |v: [V; 4]| v[0].add(v[1]).add(v[2].add(v[3])).sum();
-        (total(sum) + tail.0, total(squares) + tail.1)
+        let sum = sum[0].add(sum[1]).add(sum[2].add(sum[3])).sum();
+        let squares = squares[0].add(squares[1]).add(squares[2].add(squares[3])).sum();
+        (sum + tail.0, squares + tail.1)
     }
 }

@@ -19,9 +19,9 @@ pub(in crate::cpu) unsafe fn rope<V: Vector>(head: RopeHead<'_>) {
         // SAFETY: `i + n <= half`, so `n` elements from `i` lie inside `cos` and `sin`, and `n` elements from `i` and
         // from `half + i` inside `x` and `y`. The caller vouches for the processor.
         unsafe {
-            let load = |from: *const f32| if n == V::LANES { V::load(from) } else { V::load_first(from, n) };
-            let (low, high) = (load(x.as_ptr().add(i)), load(x.as_ptr().add(half + i)));
-            let (cos, sin) = (load(cos.as_ptr().add(i)), load(sin.as_ptr().add(i)));
+            let (low, high) =
+                (V::load_up_to(x.as_ptr().add(i), n), V::load_up_to(x.as_ptr().add(half + i), n));
+            let (cos, sin) = (V::load_up_to(cos.as_ptr().add(i), n), V::load_up_to(sin.as_ptr().add(i), n));
             let zero = V::splat(0.0);
             let new_low = low.mul_add(cos, zero.sub(high.mul(sin)));
             let new_high = high.mul_add(cos, low.mul(sin));

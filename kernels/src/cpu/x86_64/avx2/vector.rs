@@ -143,11 +143,9 @@ impl Vector for F32x8 {
     unsafe fn sum_each(vectors: &[Self; 16]) -> Self {
         unsafe {
             // Horizontal additions stay within blocks of four lanes; the blocks are added last.
-            let four = |i: usize| {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|j| vectors[i + j].0);
-                _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d))
-            };
-            let (a, b) = (four(0), four(4));
+            let [a, b, c, d, e, f, g, h, ..] = *vectors;
+            let a = _mm256_hadd_ps(_mm256_hadd_ps(a.0, b.0), _mm256_hadd_ps(c.0, d.0));
+            let b = _mm256_hadd_ps(_mm256_hadd_ps(e.0, f.0), _mm256_hadd_ps(g.0, h.0));
             Self(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
         }
     }

@@ -123,27 +123,35 @@ impl Vector for F32x16 {
         unsafe { _mm512_reduce_max_ps(self.0) }
     }
 
+    /// Neighbours are added within blocks of four lanes, twice, and then blocks, twice; each round halves the number
+    /// of vectors.
     #[inline(always)]
     unsafe fn sum_each(vectors: &[Self; 16]) -> Self {
         unsafe {
-            // Neighbours are added within blocks of four lanes, twice, and then blocks, twice; each round halves the
-            // number of vectors.
-            let pair =
-                |a: __m512, b: __m512| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let double = |a: __m512, b: __m512| {
-                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-                let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
-            };
-            let blocks = |a: __m512, b: __m512| {
-                _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b))
-            };
-            let four = |i: usize| {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|j| vectors[i + j].0);
-                double(pair(a, b), pair(c, d))
-            };
-            let [a, b, c, d] = [four(0), four(4), four(8), four(12)];
-            Self(blocks(blocks(a, b), blocks(c, d)))
+            let mut fours = [_mm512_setzero_ps(); 4];
+            for (i, four) in fours.iter_mut().enumerate() {
+                let first = add_pairs(vectors[4 * i].0, vectors[4 * i + 1].0);
+                let second = add_pairs(vectors[4 * i + 2].0, vectors[4 * i + 3].0);
+                let (first, second) = (_mm512_castps_pd(first), _mm512_castps_pd(second));
+                let (low, high) = (_mm512_unpacklo_pd(first, second), _mm512_unpackhi_pd(first, second));
+                *four = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            }
+            let [a, b, c, d] = fours;
+            Self(add_blocks(add_blocks(a, b), add_blocks(c, d)))
         }
     }
+}
+
+/// Lanes 0 + 2 of `a`, then of `b`, then 1 + 3, in each block of four.
+#[inline(always)]
+unsafe fn add_pairs(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller vouches for AVX-512 F.
+    unsafe { _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)) }
+}
+
+/// Blocks 0 + 1 and 2 + 3 of `a`, then of `b`.
+#[inline(always)]
+unsafe fn add_blocks(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller vouches for AVX-512 F.
+    unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)) }
 }
