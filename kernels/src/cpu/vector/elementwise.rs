@@ -89,7 +89,7 @@ unsafe fn map<V: Vector, F: Binary>(a: &[f32], b: &[f32], y: &mut [f32], f: F) {
         // SAFETY: elements `i..i + count` lie inside all three slices; the caller vouches for the processor.
         unsafe {
             let result = f.apply(V::load_up_to(a.add(i), count), V::load_up_to(b.add(i), count));
-            if count == V::LANES { result.store(y.add(i)) } else { result.store_first(y.add(i), count) }
+            result.store_up_to(y.add(i), count);
         }
         i += count;
     }

@@ -40,6 +40,13 @@ pub(super) trait Vector: Copy {
     /// Writes the first `n <= LANES` elements.
     unsafe fn store_first(self, to: *mut f32, n: usize);
 
+    /// Writes the first `n <= LANES` elements, all of them as often as not.
+    #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut f32, n: usize) {
+        // SAFETY: `n` elements are writable.
+        unsafe { if n == Self::LANES { self.store(to) } else { self.store_first(to, n) } }
+    }
+
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;

@@ -49,11 +49,7 @@ pub(in crate::cpu) unsafe fn norm<V: Vector>(row: NormRow<'_>) {
                 Some(bias) => normal.mul_add(weight, V::load_up_to(bias.as_ptr().add(i), n)),
                 None => normal.mul(weight),
             };
-            if n == V::LANES {
-                result.store(y.as_mut_ptr().add(i))
-            } else {
-                result.store_first(y.as_mut_ptr().add(i), n)
-            }
+            result.store_up_to(y.as_mut_ptr().add(i), n);
             i += n;
         }
     }

@@ -95,7 +95,7 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
         while i < len {
             let n = V::LANES.min(len - i);
             let at = scores.as_mut_ptr().add(i);
-            let mut score = V::load_first(at, n).mul(V::splat(scale));
+            let mut score = V::load_up_to(at, n).mul(V::splat(scale));
             if slope != 0.0 {
                 let key = lanes.add(V::splat((first_key + i) as f32));
                 score = key.mul_add(V::splat(slope), score);
@@ -109,7 +109,7 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
                 let flags = V::load_bytes(mask.as_ptr().add(i), n);
                 score = V::splat(0.0).select_less(flags, score, hidden);
             }
-            score.store_first(at, n);
+            score.store_up_to(at, n);
             highest = score.max(highest);
             i += n;
         }
@@ -118,15 +118,20 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
             scores.fill(0.0);
             return (max, 0.0);
         }
+        let highest = V::splat(max);
         let mut sum = V::splat(0.0);
         let mut i = 0;
-        while i < len {
-            let n = V::LANES.min(len - i);
+        while i + V::LANES <= len {
             let at = scores.as_mut_ptr().add(i);
-            let e = exp(V::load_first(at, n).sub(V::splat(max)));
-            e.store_first(at, n);
-            sum = sum.add(V::load_first(at, n));
-            i += n;
+            let e = exp(V::load(at).sub(highest));
+            e.store(at);
+            sum = sum.add(e);
+            i += V::LANES;
+        }
+        if i < len {
+            let at = scores.as_mut_ptr().add(i);
+            exp(V::load_first(at, len - i).sub(highest)).store_first(at, len - i);
+            sum = sum.add(V::load_first(at, len - i));
         }
         (max, sum.sum())
     }

@@ -14,20 +14,25 @@ pub(super) fn interleave(args: Interleave<'_>) {
         let lanes = mask(width - group);
         for first in (0..k).step_by(16) {
             let columns = (k - first).min(16);
+            // Every loop over the tile has 16 rounds, so that the tile stays in registers.
             let mut tile = [_mm512_setzero_ps(); 16];
-            for (r, row) in tile.iter_mut().enumerate().take(rows.saturating_sub(group)) {
-                // SAFETY: columns `first..first + columns` of row `group + r < rows` lie inside `x` (`checked_k`);
-                // the mask covers exactly those.
+            for (r, row) in tile.iter_mut().enumerate() {
+                let exists = group + r < rows;
+                let from = (group + r).min(rows - 1) * stride + first;
+                // SAFETY: columns `first..first + columns` of a row below `rows` lie inside `x` (`checked_k`); the mask
+                // covers those, or nothing.
                 *row = unsafe {
-                    _mm512_maskz_loadu_ps(mask(columns), x.as_ptr().add((group + r) * stride + first))
+                    _mm512_maskz_loadu_ps(mask(if exists { columns } else { 0 }), x.as_ptr().add(from))
                 };
             }
-            for (i, column) in transpose(tile).into_iter().enumerate().take(columns) {
-                // SAFETY: `first + i < k`, so `packed` holds `width` elements from there, of which the mask covers
-                // those from `group` on.
-                unsafe {
-                    _mm512_mask_storeu_ps(packed.as_mut_ptr().add((first + i) * width + group), lanes, column)
-                };
+            let tile = transpose(tile);
+            for (i, column) in tile.into_iter().enumerate() {
+                if i < columns {
+                    let to = (first + i) * width + group;
+                    // SAFETY: `first + i < k`, so `packed` holds `width` elements from there, of which the mask covers
+                    // those from `group` on.
+                    unsafe { _mm512_mask_storeu_ps(packed.as_mut_ptr().add(to), lanes, column) };
+                }
             }
         }
     }
@@ -37,18 +42,14 @@ pub(super) fn interleave(args: Interleave<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 #[inline]
 fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
-    let pair = |a: __m512, b: __m512| (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let double = |a: __m512, b: __m512| {
-        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-        (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
-    };
     let mut t = [_mm512_setzero_ps(); 16];
     for group in 0..4 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows[4 * group + i]);
-        let ((ab_low, ab_high), (cd_low, cd_high)) = (pair(a, b), pair(c, d));
+        let [a, b, c, d] = [rows[4 * group], rows[4 * group + 1], rows[4 * group + 2], rows[4 * group + 3]];
+        let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
         // `t[4 * group + i]` holds column `4 * block + i` of the group's four rows in its block `block`.
-        (t[4 * group], t[4 * group + 1]) = double(ab_low, cd_low);
-        (t[4 * group + 2], t[4 * group + 3]) = double(ab_high, cd_high);
+        (t[4 * group], t[4 * group + 1]) = exchange_pairs(ab_low, cd_low);
+        (t[4 * group + 2], t[4 * group + 3]) = exchange_pairs(ab_high, cd_high);
     }
     let mut columns = t;
     for i in 0..4 {
@@ -62,6 +63,14 @@ fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
         columns[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
     }
     columns
+}
+
+/// The first pairs of `a` and `b` in each block of four lanes, and the second pairs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+fn exchange_pairs(a: __m512, b: __m512) -> (__m512, __m512) {
+    let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+    (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
 }
 
 #[cfg(test)]
