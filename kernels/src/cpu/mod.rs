@@ -13,6 +13,7 @@ mod packed;
 mod scalar;
 mod scratch;
 mod thread_pool;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

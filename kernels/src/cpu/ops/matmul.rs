@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::args::{MatMul, Rows};
-use crate::cpu::op_table::{K_BLOCK, OpTable, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
@@ -72,17 +72,21 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
 }
 
 /// `0..m` in blocks of at most a given number of rows, as equal as can be.
-struct Blocks {
+pub(super) struct Blocks {
     m: usize,
     count: usize,
 }
 
 impl Blocks {
-    fn new(m: usize, max_rows: usize) -> Self {
+    pub(super) fn new(m: usize, max_rows: usize) -> Self {
         Self { m, count: m.div_ceil(max_rows) }
     }
 
-    fn rows(&self, block: usize) -> Range<usize> {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn rows(&self, block: usize) -> Range<usize> {
         self.m * block / self.count..self.m * (block + 1) / self.count
     }
 }
@@ -98,7 +102,13 @@ fn interleave(kernels: &CpuKernels, x: &Rows<'_>, blocks: &Blocks, packed: &mut 
             let packed = unsafe { output.range(rows.start * k..rows.end * k) };
             // SAFETY: `kernels` exists, so the processor has the instruction set.
             unsafe {
-                (kernels.table.interleave)(&x.data[rows.start * x.stride..], x.stride, rows.len(), packed);
+                (kernels.table.interleave)(Interleave {
+                    x: &x.data[rows.start * x.stride..],
+                    stride: x.stride,
+                    rows: rows.len(),
+                    width: rows.len(),
+                    packed,
+                });
             }
         }
     });

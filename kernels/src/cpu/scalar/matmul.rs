@@ -1,6 +1,6 @@
 //! A few rows of `x` times one panel of `w`.
 
-use crate::cpu::op_table::{K_BLOCK, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, PanelProduct};
 
 /// Two SSE or NEON vectors.
 pub(super) const PANEL_WIDTH: usize = 8;
@@ -10,11 +10,13 @@ pub(super) const PANEL_ROWS: usize = 4;
 /// `k` whose weights are widened at once.
 const WIDEN: usize = 64;
 
-/// `packed [k, rows]` from the rows `x[r * stride ..][.. k]`.
-pub(super) fn interleave(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]) {
-    for (i, packed) in packed.chunks_exact_mut(rows).enumerate() {
+/// Rows to columns; see [`Interleave`].
+pub(super) fn interleave(args: Interleave<'_>) {
+    args.checked_k();
+    let Interleave { x, stride, rows, width, packed } = args;
+    for (i, packed) in packed.chunks_exact_mut(width).enumerate() {
         for (r, packed) in packed.iter_mut().enumerate() {
-            *packed = x[r * stride + i];
+            *packed = if r < rows { x[r * stride + i] } else { 0.0 };
         }
     }
 }

@@ -1,9 +1,11 @@
 //! AVX2 with FMA and F16C: 8 lanes, 16 registers.
 
 mod matmul;
+mod vector;
 mod widen;
 
 use crate::cpu::op_table::OpTable;
+use crate::cpu::vector::vector_functions;
 use crate::cpu::{Isa, scalar};
 
 pub(in crate::cpu) static TABLE: OpTable = OpTable {
@@ -12,10 +14,23 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     panel_rows: matmul::PANEL_ROWS,
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
+
+    norm,
+    activate,
+    gate,
+    add,
+    rope,
+    softmax,
+    argmax,
+    exponentials,
+    dots,
+    weighted_sum,
     ..scalar::TABLE
 };
 
-/// Whether this processor has the features the functions below are compiled for.
+vector_functions!(vector::F32x8, target_feature(enable = "avx2,fma,f16c"));
+
+/// Whether this processor has the features the functions of this module are compiled for.
 pub(in crate::cpu) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }

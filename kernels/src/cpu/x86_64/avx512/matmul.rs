@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::vector::mask;
 use crate::cpu::op_table::{K_BLOCK, PanelProduct};
 use crate::format::Format;
 
@@ -144,7 +145,7 @@ unsafe fn multiply_rows<W: Weight>(p: &PanelProduct) {
 /// As [`PanelProduct`] says, with `rows == ROWS`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct) {
-    let masks = [column_mask(p.cols), column_mask(p.cols.saturating_sub(16))];
+    let masks = [mask(p.cols), mask(p.cols.saturating_sub(16))];
     let step = PANEL_WIDTH * W::SIZE;
     let (mut x, mut w) = (p.x, p.w);
     let mut first = 0;
@@ -188,9 +189,4 @@ unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct) {
             }
         }
     }
-}
-
-/// The first `cols` of 16 lanes.
-fn column_mask(cols: usize) -> __mmask16 {
-    if cols >= 16 { 0xffff } else { (1 << cols) - 1 }
 }
