@@ -170,23 +170,26 @@ impl Report {
         };
         let EnergyReport { provenance, systematic_j, .. } = self.energy;
         let joules = |value: Option<f64>, unit: &str| {
-            value.map_or("unresolved".to_owned(), |value| format!("{value:.4e} {unit} ({provenance})"))
+            value.map_or("unresolved".to_owned(), |value| {
+                format!("{} ({provenance})", output::quantity(value, unit))
+            })
         };
         let rows = [
             (self.metric, score),
             ("95 % interval", interval),
             ("items", self.n.to_string()),
             ("tokens", format!("{} at {:.0} tokens/s", self.tokens, self.tokens_per_s)),
-            ("time", format!("{:.2} s", self.duration_s)),
-            ("energy", joules(self.energy.energy_j, &format!("J ± {systematic_j:.2e} J systematic"))),
+            ("time", output::quantity(self.duration_s, "s")),
+            ("energy", joules(self.energy.energy_j, "J")),
+            ("systematic", format!("± {}", output::quantity(systematic_j, "J"))),
             ("energy per token", joules(self.energy.per_token_j, "J")),
             ("EOR", joules(self.energy.eor_score_per_wh, "score/Wh")),
             ("TWEOR", joules(self.energy.tweor_score_per_wh_h, "score/(Wh h)")),
-            ("weights", format!("{:.1} MB", self.weight_bytes as f64 / 1e6)),
+            ("weights", output::quantity(self.weight_bytes as f64, "B")),
         ];
         output::line(format!("{} on {}, {}, task {}", self.model, self.device, self.strategy, self.task))?;
         let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
-        output::line(output::table(&["", ""], rows))?;
+        output::line(output::table(&[], rows))?;
         output::line(format!(
             "{}; energy by {} over {}",
             self.convention, self.energy.sensor, self.energy.scope
