@@ -24,6 +24,7 @@ mod word_vectors;
 pub use checkpoint::{Checkpoint, TensorEntry, parse_header};
 pub use config::{ModelConfig, Pooling};
 pub use error::{ModelError, Result};
+pub use joulewise_engine::Format;
 pub use load::{LoadedModel, ModelSpec, load};
 pub use tokenizer::{Encoded, TextStream, Tokenizer};
 pub use word_vectors::{Neighbour, WordVectors};

@@ -175,9 +175,9 @@ impl LoadedModel {
     }
 }
 
-/// A checkpoint that has every tensor of the graph in a format that can be read.
+/// A checkpoint that has every tensor of the graph, in its shape and in a format that can be read.
 fn checked(checkpoint: Checkpoint, graph: &ModelGraph) -> Result<Box<dyn WeightSource + Send + Sync>> {
-    graph.weights.iter().try_for_each(|weight| checkpoint.check(&weight.name))?;
+    graph.weights.iter().try_for_each(|weight| checkpoint.check(weight))?;
     Ok(Box::new(checkpoint))
 }
 

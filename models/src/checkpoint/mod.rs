@@ -11,7 +11,9 @@ use std::fs::File;
 use std::path::{Component, Path};
 
 use ::safetensors::Dtype;
-use joulewise_engine::{EngineError, Format, TensorInfo, WeightSource};
+use joulewise_engine::{
+    EngineError, Format, TensorInfo, WeightLayout, WeightShape, WeightSource, WeightSpec,
+};
 use joulewise_kernels::format::bytes_to_f32;
 use memmap2::Mmap;
 use serde::Deserialize;
@@ -36,6 +38,7 @@ pub struct Checkpoint {
 enum Bytes {
     Mapped(Mmap),
     Embedded(&'static [u8]),
+    Owned(Vec<u8>),
 }
 
 impl std::ops::Deref for Bytes {
@@ -45,6 +48,7 @@ impl std::ops::Deref for Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
@@ -97,6 +101,14 @@ impl Checkpoint {
     /// When it is damaged.
     pub fn embedded(origin: &str, bytes: &'static [u8]) -> Result<Self> {
         Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Embedded(bytes))])
+    }
+
+    /// A checkpoint that is in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn from_bytes(origin: &str, bytes: Vec<u8>) -> Result<Self> {
+        Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Owned(bytes))])
     }
 
     fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
@@ -172,12 +184,19 @@ impl Checkpoint {
         Some(&self.tensors.get(self.resolve(name)?)?.1)
     }
 
-    /// Says whether a tensor can be read at all, without reading it.
+    /// Says whether a weight can be read as it is declared, without reading it.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`] or [`ModelError::TensorDtype`].
-    pub fn check(&self, name: &str) -> Result<()> {
-        stored_format(name, self.find(name)?.0.dtype).map(|_| ())
+    /// [`ModelError::MissingTensor`], [`ModelError::TensorDtype`], or [`EngineError::TensorShape`].
+    pub fn check(&self, weight: &WeightSpec) -> Result<()> {
+        let (entry, _) = self.find(&weight.name)?;
+        stored_format(&weight.name, entry.dtype)?;
+        let expected = stored_shape(weight);
+        if entry.shape == expected {
+            return Ok(());
+        }
+        let (name, got) = (weight.name.clone(), entry.shape.clone());
+        Err(EngineError::TensorShape { name, expected, got }.into())
     }
 
     /// Elements `start .. start + out.len()` of a tensor, row-major, decoded to f32.
@@ -236,6 +255,15 @@ impl WeightSource for Checkpoint {
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
         self.read_f32(name, start, out).map_err(|error| error.into_engine(name))
+    }
+}
+
+/// The shape a weight has in a file.
+pub(crate) fn stored_shape(weight: &WeightSpec) -> Vec<usize> {
+    match (weight.shape, weight.layout) {
+        (WeightShape::Vector { n }, _) => vec![n],
+        (WeightShape::Matrix { n, k }, WeightLayout::Transposed) => vec![k, n],
+        (WeightShape::Matrix { n, k }, _) => vec![n, k],
     }
 }
 
@@ -330,7 +358,7 @@ mod tests {
     }
 
     fn open(tensors: &[(&str, usize)]) -> Checkpoint {
-        Checkpoint::embedded("x", file(tensors).leak()).unwrap()
+        Checkpoint::from_bytes("x", file(tensors)).unwrap()
     }
 
     #[test]
@@ -369,9 +397,9 @@ mod tests {
             ("ids", Dtype::I32, vec![1, 0, 0, 0, 255, 255, 255, 255]),
             ("f8", Dtype::F8_E4M3, vec![0]),
         ]);
-        let checkpoint = Checkpoint::embedded("x", bytes.leak()).unwrap();
+        let checkpoint = Checkpoint::from_bytes("x", bytes).unwrap();
         assert_eq!(checkpoint.read_integers("ids").unwrap(), [1, -1]);
-        let error = checkpoint.check("f8").unwrap_err().to_string();
+        let error = checkpoint.read_f32("f8", 0, &mut [0.0]).unwrap_err().to_string();
         assert_eq!(error, "tensor `f8` is stored as F8_E4M3, expected F32, F16 or BF16");
         assert!(checkpoint.read_integers("f8").is_err());
         assert!(WeightSource::read(&checkpoint, "f8", 0, &mut [0.0]).is_err());

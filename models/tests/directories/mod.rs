@@ -1,5 +1,7 @@
 //! Where models with reference tensors are.
 
+#![allow(clippy::print_stdout, reason = "a test says what it skipped")]
+
 use std::path::{Path, PathBuf};
 
 /// The tiny ones that are committed, and those beside the checkout or, if set, in `JOULEWISE_MODELS`.
