@@ -11,7 +11,6 @@ mod presets;
 use std::collections::HashMap;
 
 use joulewise_engine::{EngineError, Format, ModelGraph, TensorInfo, WeightShape, WeightSource, WeightSpec};
-use safetensors::Dtype;
 
 use crate::checkpoint::stored_shape;
 use crate::config::ModelConfig;
@@ -40,11 +39,7 @@ enum Values {
 impl SyntheticWeights {
     /// Weights for every tensor of `graph`, said to be stored in the format that the configuration names.
     pub fn new(graph: &ModelGraph, config: &ModelConfig) -> Self {
-        let format = match config.dtype() {
-            Some(Dtype::F16) => Format::F16,
-            Some(Dtype::BF16) => Format::Bf16,
-            _ => Format::F32,
-        };
+        let format = config.dtype().unwrap_or(Format::F32);
         let tensor = |spec: &WeightSpec| {
             let values = match spec.shape {
                 WeightShape::Matrix { .. } => Values::Random(seed(&spec.name)),
