@@ -1,7 +1,7 @@
 //! Model families: which tensors a configuration asks for, in which order they are used.
 //!
-//! A family is one file and one row of [`FAMILIES`]. It reads sizes from the configuration and calls the engine's
-//! [`ModelBuilder`](joulewise_engine::ModelBuilder) in the order of the forward pass; it knows no number format, no
+//! A family is one file and one row of `FAMILIES`. It reads sizes from the configuration and calls the engine's
+//! [`ModelBuilder`] in the order of the forward pass; it knows no number format, no
 //! device, and does no arithmetic on weights. Module paths are the checkpoint's own.
 
 mod bert;
