@@ -20,6 +20,9 @@ use crate::report::json::{
 };
 use crate::workload::{Part, WorkloadShape};
 
+/// How far the sum of replayed modules may lie from the whole for reports to show it.
+const REPLAY_CLOSES_WITHIN: f64 = 0.10;
+
 /// The energy between two moments, one reading per sensor.
 pub type EnergyBetween<'a> = &'a dyn Fn(f64, f64) -> Vec<EnergyReading>;
 
@@ -56,10 +59,9 @@ pub fn attribute(
         .collect();
     let trials = Trials { parts, resolved: &resolved };
     let modules: Vec<ModuleRow> = (0..parts.len()).map(|index| trials.module(index)).collect();
-    let is_replayed = !modules.is_empty()
-        && modules.iter().all(|row| row.replay.as_ref().is_some_and(|replay| replay.energy_j.is_some()));
     let whole = trials.whole();
     let closure = trials.closure(&whole, &modules);
+    let attribution = attribution(&closure);
     PhaseProfile {
         name: shape.phase.name().to_owned(),
         batch: shape.batch,
@@ -68,14 +70,14 @@ pub fn attribute(
         is_complete: record.is_complete,
         warm_up_iterations: record.warm_up_iterations,
         metrics: metrics(shape, &whole),
-        attribution: if is_replayed { Attribution::Replay } else { Attribution::FirstOrder },
+        attribution,
         layers: trials.groups(&modules, layer_names(parts)),
         kinds: trials.groups(&modules, kind_names(parts)),
-        closure,
         timeline: timeline(record),
         power_samples: Vec::new(),
         windows: windows(&resolved),
-        notes: notes(parts, record, &whole),
+        notes: notes(parts, record, &whole, &closure),
+        closure,
         whole,
         modules,
     }
@@ -257,6 +259,15 @@ impl Trials<'_> {
     }
 }
 
+/// The attribution that reports draw: replay where it is resolved and adds up to the whole, else first-order.
+fn attribution(closure: &Closure) -> Attribution {
+    let ratio = closure.replay.as_ref().and_then(|replay| replay.ratio);
+    match ratio {
+        Some(ratio) if (ratio - 1.0).abs() <= REPLAY_CLOSES_WITHIN => Attribution::Replay,
+        _ => Attribution::FirstOrder,
+    }
+}
+
 /// A figure that was computed from a measurement of something larger is derived at best.
 fn attributed(energy: Energy) -> Energy {
     Energy { provenance: energy.provenance.max(Provenance::Derived), ..energy }
@@ -328,13 +339,21 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
     resolved.iter().map(row).collect()
 }
 
-fn notes(parts: &[Part], record: &Record, whole: &Whole) -> Vec<String> {
+fn notes(parts: &[Part], record: &Record, whole: &Whole, closure: &Closure) -> Vec<String> {
     let mut notes = Vec::new();
     if !record.replayed.is_empty() && record.replayed.len() < parts.len() {
         notes.push(format!(
             "{} of {} modules were replayed (first, middle and last of equal ones); they stand for the others",
             record.replayed.len(),
             parts.len()
+        ));
+    }
+    let replay_ratio = closure.replay.as_ref().and_then(|replay| replay.ratio);
+    if let (Some(ratio), Attribution::FirstOrder) = (replay_ratio, attribution(closure)) {
+        notes.push(format!(
+            "replayed by themselves, the modules account for {:.0} % of the whole (their weights stay in the caches, or \
+             the machine was busy): the rows show first-order energies instead",
+            100.0 * ratio
         ));
     }
     if whole.energy.provenance == Provenance::Estimated {
