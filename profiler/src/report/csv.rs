@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::energy::{Energy, Provenance};
 use crate::error::{ProfilerError, Result};
-use crate::report::json::{PhaseProfile, Profile, Timing};
+use crate::report::json::{ModelProfile, PhaseProfile, Profile, Timing};
 use crate::report::table::energy_closure;
 
 /// A line of the file; the field names are the columns.
@@ -45,28 +45,26 @@ struct Row<'a> {
     replay_time_s: Option<f64>,
 }
 
-/// Writes the modules of all phases of some profiles.
+/// Writes the modules of all phases of all models.
 ///
 /// # Errors
 /// [`ProfilerError::Report`] when writing fails.
-pub fn write<'a>(profiles: impl IntoIterator<Item = &'a Profile>, writer: &mut dyn Write) -> Result<()> {
+pub fn write(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
     let failed = |error: csv::Error| ProfilerError::Report(error.to_string());
     let mut csv = csv::Writer::from_writer(writer);
-    for profile in profiles {
-        for phase in &profile.phases {
-            for row in rows(profile, phase) {
-                csv.serialize(row).map_err(failed)?;
-            }
+    for (model, phase) in profile.phases() {
+        for row in rows(model, phase) {
+            csv.serialize(row).map_err(failed)?;
         }
     }
     csv.flush().map_err(|error| ProfilerError::Report(error.to_string()))
 }
 
-fn rows<'a>(profile: &'a Profile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
+fn rows<'a>(model: &'a ModelProfile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
     let attribution = phase.attribution;
     let closure = energy_closure(phase);
     let base = |module: &'a str, kind: &'a str, time: Timing, energy: &'a Energy| Row {
-        model: &profile.model.name,
+        model: &model.model.name,
         phase: &phase.name,
         batch: phase.batch,
         tokens: phase.tokens,

@@ -10,43 +10,45 @@ use serde::Serialize;
 use crate::energy::{Energy, Provenance};
 use crate::error::{ProfilerError, Result};
 use crate::report::chart::{self, PowerChart, Roofline, Tick};
-use crate::report::json::{Attribution, EnergyClosure, GroupRow, ModuleRow, PhaseProfile, Profile};
+use crate::report::json::{
+    Attribution, EnergyClosure, GroupRow, ModelProfile, ModuleRow, PhaseProfile, Profile,
+};
 use crate::report::quantity;
 use crate::report::table::energy_closure;
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
 
-/// Renders some profiles, one behind the other, as a page of its own.
+/// Renders a profile as a page of its own.
 ///
 /// # Errors
 /// [`ProfilerError::Report`].
-pub fn render(profiles: &[Profile]) -> Result<String> {
+pub fn render(profile: &Profile) -> Result<String> {
     let failed = |error: minijinja::Error| ProfilerError::Report(format!("{error:#}"));
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_template("report.html", TEMPLATE).map_err(failed)?;
-    let page = Page { profiles: profiles.iter().map(ProfileView::of).collect() };
+    let page = Page::of(profile);
     environment.get_template("report.html").and_then(|template| template.render(Serde(page))).map_err(failed)
 }
 
 #[derive(Serialize)]
 struct Page {
-    profiles: Vec<ProfileView>,
-}
-
-#[derive(Serialize)]
-struct ProfileView {
-    model: String,
-    precision: String,
-    facts: Vec<Fact>,
+    title: String,
     is_complete: bool,
     is_estimated: bool,
     created: String,
     generator: String,
-    phases: Vec<PhaseView>,
+    models: Vec<ModelView>,
     sensors: Vec<SensorView>,
     environment: Vec<Fact>,
     protocol: Vec<Fact>,
+}
+
+#[derive(Serialize)]
+struct ModelView {
+    name: String,
+    facts: Vec<Fact>,
+    phases: Vec<PhaseView>,
 }
 
 /// A name and a value.
@@ -193,7 +195,7 @@ struct SensorEnergyView {
     systematic: String,
 }
 
-impl ProfileView {
+impl Page {
     fn of(profile: &Profile) -> Self {
         let environment = &profile.environment;
         let protocol = &profile.protocol;
@@ -214,24 +216,15 @@ impl ProfileView {
         ];
         let iterations =
             protocol.iterations.map_or("as many as a window needs".to_owned(), |n| n.to_string());
-        ProfileView {
-            model: profile.model.name.clone(),
-            precision: profile.model.precision.clone(),
-            facts: vec![
-                fact("device", profile.device.clone()),
-                fact("precision", profile.model.precision.clone()),
-                fact("parameters", quantity::si(profile.model.n_parameters as f64, "")),
-                fact("layers", profile.model.n_layers.to_string()),
-                fact("weights", quantity::bytes(profile.model.weight_bytes as f64)),
-            ],
+        Page {
+            title: profile.models.iter().map(|model| model.model.name.clone()).collect::<Vec<_>>().join(", "),
             is_complete: profile.is_complete,
             is_estimated: profile
-                .phases
-                .iter()
-                .any(|phase| phase.whole.energy.provenance == Provenance::Estimated),
+                .phases()
+                .any(|(_, phase)| phase.whole.energy.provenance == Provenance::Estimated),
             created: utc(profile.created_unix_s),
             generator: profile.generator.clone(),
-            phases: profile.phases.iter().map(PhaseView::of).collect(),
+            models: profile.models.iter().map(ModelView::of).collect(),
             sensors: profile
                 .sensors
                 .iter()
@@ -277,6 +270,23 @@ impl ProfileView {
                 fact("idle baseline", quantity::si(protocol.idle_s, "s")),
                 fact("order", format!("shuffled within each round, seed {}", protocol.seed)),
             ],
+        }
+    }
+}
+
+impl ModelView {
+    fn of(profile: &ModelProfile) -> Self {
+        let model = &profile.model;
+        ModelView {
+            name: model.name.clone(),
+            facts: vec![
+                fact("device", profile.device.clone()),
+                fact("precision", model.precision.clone()),
+                fact("parameters", quantity::si(model.n_parameters as f64, "")),
+                fact("layers", model.n_layers.to_string()),
+                fact("weights", quantity::bytes(model.weight_bytes as f64)),
+            ],
+            phases: profile.phases.iter().map(PhaseView::of).collect(),
         }
     }
 }
@@ -336,11 +346,11 @@ impl PhaseView {
 
 fn figures(phase: &PhaseProfile) -> Vec<Figure> {
     let whole = &phase.whole;
+    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let energy = |label, energy: &Energy| {
-        let detail = format!("systematic {}, {} trials", quantity::systematic(energy), energy.n);
+        let detail = format!("systematic {}, {}", quantity::systematic(energy), plural(energy.n, "trial"));
         Figure::new(label, &quantity::energy(energy), detail, Some(energy.provenance))
     };
-    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let mut figures = vec![energy("energy per iteration", &whole.energy)];
     for metric in &phase.metrics {
         let (label, detail) = match metric.name.as_str() {

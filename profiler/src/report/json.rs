@@ -11,8 +11,8 @@
 //! trials and is kept apart. `provenance` is one of `measured`, `measured-low-resolution`, `derived`, `estimated`,
 //! `unresolved`.
 //!
-//! The object of the file is a [`Profile`]; its `phases` hold one [`PhaseProfile`] for each phase that was measured. A reader
-//! of version 1 may meet further fields and ignores them; a change that breaks readers raises `schema_version`.
+//! The object of the file is a [`Profile`]; its `models` hold one [`ModelProfile`] each, whose `phases` hold one
+//! [`PhaseProfile`] for each phase that was measured. A reader of version 1 may meet further fields and ignores them; a change that breaks readers raises `schema_version`.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -35,7 +35,7 @@ pub const SCHEMA: &str = "joulewise-profile";
 /// Version that this program writes.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// A whole profile.
+/// A whole profile: one or more models on one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Profile {
     /// Always [`SCHEMA`].
@@ -48,20 +48,27 @@ pub struct Profile {
     pub created_unix_s: f64,
     /// False in a file that was written while measuring went on, or after an interruption.
     pub is_complete: bool,
-    /// What was run.
-    pub model: ModelSummary,
-    /// Where it ran, as the backend describes itself.
-    pub device: String,
     /// The machine.
     pub environment: Environment,
     /// Everything that can tell joules here.
     pub sensors: Vec<SensorRow>,
     /// How it was measured.
     pub protocol: Protocol,
-    /// The phases, in the order in which they were measured.
-    pub phases: Vec<PhaseProfile>,
+    /// The models, in the order in which they were measured.
+    pub models: Vec<ModelProfile>,
     /// What measuring took of the machine.
     pub process: ProcessUsage,
+}
+
+/// One model of a profile.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelProfile {
+    /// What was run.
+    pub model: ModelSummary,
+    /// Where it ran, as the backend describes itself.
+    pub device: String,
+    /// The phases, in the order in which they were measured.
+    pub phases: Vec<PhaseProfile>,
 }
 
 /// The model that was run.
@@ -380,14 +387,8 @@ pub struct WindowRow {
 }
 
 impl Profile {
-    /// A profile without phases.
-    pub fn new(
-        model: ModelSummary,
-        device: String,
-        meter: &EnergyMeter,
-        metered: MeteredDevice,
-        protocol: Protocol,
-    ) -> Self {
+    /// A profile without models.
+    pub fn new(meter: &EnergyMeter, metered: MeteredDevice, protocol: Protocol) -> Self {
         let primary = meter.primary(metered);
         let sensors = meter.sensors().iter().enumerate();
         Profile {
@@ -396,8 +397,6 @@ impl Profile {
             generator: concat!("joulewise ", env!("CARGO_PKG_VERSION")).to_owned(),
             created_unix_s: clock::to_unix_s(clock::now_s()),
             is_complete: false,
-            model,
-            device,
             environment: Environment::read(),
             sensors: sensors
                 .map(|(index, info)| SensorRow {
@@ -416,26 +415,39 @@ impl Profile {
                 })
                 .collect(),
             protocol,
-            phases: Vec::new(),
+            models: Vec::new(),
             process: ProcessUsage::default(),
         }
     }
 
-    /// Adds a phase, or replaces the unfinished one of the same name and shape, and takes down what the process used.
-    pub fn put(&mut self, phase: PhaseProfile) {
+    /// Adds a model; phases go to the last one added.
+    pub fn add_model(&mut self, model: ModelSummary, device: &str) {
+        self.models.push(ModelProfile { model, device: device.to_owned(), phases: Vec::new() });
+    }
+
+    /// Adds a phase to the last model, or replaces its unfinished one of the same name and shape, and takes down what
+    /// the process used. Without a model there is nothing to add it to.
+    pub fn put_phase(&mut self, phase: PhaseProfile) {
         let is_same = |other: &PhaseProfile| {
             (&other.name, other.batch, other.tokens, other.kv_length)
                 == (&phase.name, phase.batch, phase.tokens, phase.kv_length)
         };
-        match self.phases.iter().position(is_same) {
-            Some(index) => self.phases[index] = phase,
-            None => self.phases.push(phase),
+        if let Some(model) = self.models.last_mut() {
+            match model.phases.iter().position(is_same) {
+                Some(index) => model.phases[index] = phase,
+                None => model.phases.push(phase),
+            }
         }
         self.process = ProcessUsage {
             duration_s: clock::to_unix_s(clock::now_s()) - self.created_unix_s,
             cpu_time_s: process::cpu_time_s(),
             peak_memory_bytes: process::peak_memory_bytes(),
         };
+    }
+
+    /// All phases with their models.
+    pub fn phases(&self) -> impl Iterator<Item = (&ModelProfile, &PhaseProfile)> {
+        self.models.iter().flat_map(|model| model.phases.iter().map(move |phase| (model, phase)))
     }
 
     /// Writes `profile.json`.

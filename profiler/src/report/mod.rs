@@ -27,9 +27,9 @@ pub fn write(directory: &Path, profile: &Profile) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory).map_err(ProfilerError::io(directory))?;
     let mut contents = vec![Vec::new(); FILES.len()];
     profile.write_json(&mut contents[0]).map_err(|error| ProfilerError::Report(error.to_string()))?;
-    csv::write([profile], &mut contents[1])?;
-    trace::write([profile], &mut contents[2])?;
-    contents[3] = html::render(std::slice::from_ref(profile))?.into_bytes();
+    csv::write(profile, &mut contents[1])?;
+    trace::write(profile, &mut contents[2])?;
+    contents[3] = html::render(profile)?.into_bytes();
     FILES.iter().zip(contents).map(|(name, content)| replace(directory, name, &content)).collect()
 }
 

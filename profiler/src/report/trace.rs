@@ -16,24 +16,22 @@ const MODULES_TRACK: u32 = 1;
 const LAYERS_TRACK: u32 = 2;
 const WINDOWS_TRACK: u32 = 3;
 
-/// Writes the trace of some profiles.
+/// Writes the trace of all phases of all models.
 ///
 /// # Errors
 /// [`ProfilerError::Report`] when writing fails.
-pub fn write<'a>(profiles: impl IntoIterator<Item = &'a Profile>, writer: &mut dyn Write) -> Result<()> {
-    let phases =
-        profiles.into_iter().flat_map(|profile| profile.phases.iter().map(move |phase| (profile, phase)));
+pub fn write(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
     let mut events = Vec::new();
-    for (process, (profile, phase)) in (1..).zip(phases) {
-        add_phase(&mut events, process, profile, phase);
+    for (process, (model, phase)) in (1..).zip(profile.phases()) {
+        add_phase(&mut events, process, &model.model.name, phase);
     }
     let document = json!({ "displayTimeUnit": "ms", "traceEvents": events });
     serde_json::to_writer(writer, &document).map_err(|error| ProfilerError::Report(error.to_string()))
 }
 
-fn add_phase(events: &mut Vec<Value>, process: u32, profile: &Profile, phase: &PhaseProfile) {
+fn add_phase(events: &mut Vec<Value>, process: u32, model: &str, phase: &PhaseProfile) {
     let name = |what: &str, track: u32, name: String| json!({ "ph": "M", "name": what, "pid": process, "tid": track, "args": { "name": name } });
-    events.push(name("process_name", 0, format!("{}: {}", profile.model.name, phase.name)));
+    events.push(name("process_name", 0, format!("{model}: {}", phase.name)));
     events.push(name("thread_name", MODULES_TRACK, "modules, one run".to_owned()));
     events.push(name("thread_name", LAYERS_TRACK, "layers, one run".to_owned()));
     events.push(name("thread_name", WINDOWS_TRACK, "windows of the trials".to_owned()));

@@ -37,8 +37,11 @@ pub struct Task {
     pub convention: &'static str,
     /// What kind of model it needs.
     needs: OutputKind,
-    load: fn(&Path, &Session, &dyn Encode) -> Result<Box<dyn Workload>>,
+    load: Load,
 }
+
+/// Reads a data file, and tokenizes and batches what is in it.
+type Load = fn(&Path, &Session, &dyn Encode) -> Result<Box<dyn Workload>>;
 
 /// Every task.
 pub const TASKS: &[Task] = &[sst2::TASK, wikitext2::TASK, stsb::TASK];
