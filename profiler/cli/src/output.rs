@@ -1,7 +1,6 @@
 //! What people and machines get to see: tables and JSON on standard output, everything else on standard error.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -83,26 +82,6 @@ fn cell(column: usize, text: &str) -> Cell {
     Cell::new(text).set_alignment(if column == 0 { CellAlignment::Left } else { CellAlignment::Right })
 }
 
-/// A quantity with three significant digits and the prefix that suits it: `12.3 mJ`.
-pub(crate) fn quantity(value: f64, unit: &str) -> String {
-    const PREFIXES: [(f64, &str); 8] =
-        [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")];
-    let magnitude = value.abs();
-    if magnitude == 0.0 || !magnitude.is_finite() {
-        return format!("{value} {unit}");
-    }
-    // Rounding to three digits may carry into the next prefix: 999.9 m is 1.00.
-    let fits = |(scale, _): &&(f64, &str)| magnitude >= scale * 0.9995;
-    let (scale, prefix) = PREFIXES.iter().find(fits).unwrap_or(&PREFIXES[7]);
-    let scaled = value / scale;
-    let decimals = match scaled.abs() {
-        large if large >= 99.95 => 0,
-        middle if middle >= 9.995 => 1,
-        _ => 2,
-    };
-    format!("{scaled:.decimals$} {prefix}{unit}")
-}
-
 /// A bar on standard error that shows itself only to a terminal.
 pub(crate) fn progress(what: &str, total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:28} {wide_bar} {pos}/{len} {eta}");
@@ -112,27 +91,9 @@ pub(crate) fn progress(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
-/// Writes a file so that it is either the old one or the new one, never half of it.
-///
-/// # Errors
-/// When the folder cannot be made or written.
-pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    std::fs::write(&partial, contents)
-        .and_then(|()| std::fs::rename(&partial, path))
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities_have_three_digits_and_a_prefix() {
-        let shown =
-            [0.01234, 1.0, 999.96, 0.000_999_96, 12_345.0, -2e-7, 0.0].map(|value| quantity(value, "J"));
-        assert_eq!(shown, ["12.3 mJ", "1.00 J", "1.00 kJ", "1.00 mJ", "12.3 kJ", "-200 nJ", "0 J"]);
-    }
 
     #[test]
     fn causes_are_said_once() {

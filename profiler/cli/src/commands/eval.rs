@@ -8,6 +8,7 @@ use joulewise_models::{LoadedModel, Tokenizer};
 use joulewise_profiler::energy::Energy;
 use joulewise_profiler::metrics::{Metric, Value};
 use joulewise_profiler::process;
+use joulewise_profiler::report::quantity::si;
 use joulewise_profiler::task::{Encode, Evaluation, Task};
 use serde::Serialize;
 
@@ -170,22 +171,20 @@ impl Report {
         };
         let EnergyReport { provenance, systematic_j, .. } = self.energy;
         let joules = |value: Option<f64>, unit: &str| {
-            value.map_or("unresolved".to_owned(), |value| {
-                format!("{} ({provenance})", output::quantity(value, unit))
-            })
+            value.map_or("unresolved".to_owned(), |value| format!("{} ({provenance})", si(value, unit)))
         };
         let rows = [
             (self.metric, score),
             ("95 % interval", interval),
             ("items", self.n.to_string()),
             ("tokens", format!("{} at {:.0} tokens/s", self.tokens, self.tokens_per_s)),
-            ("time", output::quantity(self.duration_s, "s")),
+            ("time", si(self.duration_s, "s")),
             ("energy", joules(self.energy.energy_j, "J")),
-            ("systematic", format!("± {}", output::quantity(systematic_j, "J"))),
+            ("systematic", format!("± {}", si(systematic_j, "J"))),
             ("energy per token", joules(self.energy.per_token_j, "J")),
             ("EOR", joules(self.energy.eor_score_per_wh, "score/Wh")),
             ("TWEOR", joules(self.energy.tweor_score_per_wh_h, "score/(Wh h)")),
-            ("weights", output::quantity(self.weight_bytes as f64, "B")),
+            ("weights", si(self.weight_bytes as f64, "B")),
         ];
         output::line(format!("{} on {}, {}, task {}", self.model, self.device, self.strategy, self.task))?;
         let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
