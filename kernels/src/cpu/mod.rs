@@ -182,7 +182,7 @@ impl CpuKernels {
 
     /// Copies new keys or values into a cache.
     pub fn cache_write(&self, args: CacheWrite<'_>) -> Result<()> {
-        ops::rows::cache_write(args)
+        ops::rows::cache_write(self, args)
     }
 
     /// Mean over the visible tokens of each sequence.

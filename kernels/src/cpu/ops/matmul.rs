@@ -137,8 +137,11 @@ impl Product<'_> {
             }
             return;
         }
-        let row_tasks = self.blocks.count.div_ceil(self.task_blocks());
-        let panel_tasks = (kernels.threads() * TASKS_PER_THREAD).div_ceil(row_tasks).min(panels);
+        let tasks = kernels.threads() * TASKS_PER_THREAD;
+        // Few panels leave threads idle unless the rows are shared out too.
+        let row_tasks = self.blocks.count.div_ceil(self.task_blocks()).max(tasks.div_ceil(panels));
+        let row_tasks = row_tasks.min(self.blocks.count);
+        let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
         kernels.pool.run(row_tasks * panel_tasks, &|task| {
             let (row_task, panel_task) = (task / panel_tasks, task % panel_tasks);
             let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
