@@ -58,8 +58,9 @@ impl std::fmt::Debug for OpTable {
 /// For whoever computes it: `x`, `w`, `bias` and `y` are valid for the elements named below, nobody writes the
 /// former three or touches `y` meanwhile, `1 <= rows <= panel_rows` and `1 <= cols <= panel_width`.
 pub(super) struct PanelProduct {
-    /// `x [rows, k]`, interleaved: element `(r, i)` is at `x + i * rows + r`.
+    /// `x [rows, k]`, in the order of `x_order`.
     pub(super) x: *const f32,
+    pub(super) x_order: RowOrder,
     pub(super) rows: usize,
     /// `k * panel_width` weights, aligned for their format.
     pub(super) w: *const u8,
@@ -73,6 +74,58 @@ pub(super) struct PanelProduct {
     pub(super) bias: *const f32,
     /// Whether the product is added to `y` or replaces it.
     pub(super) accumulate: bool,
+}
+
+/// How the few rows of a [`PanelProduct`] lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// Element `(r, i)` is at `i * rows + r`.
+    Interleaved,
+    /// Element `(r, i)` is at `r * SCORES_STRIDE + i`; for `f32` weights only.
+    Scores,
+}
+
+/// From one query's attention scores to the next one's.
+///
+/// A multiple of every panel width, and a constant so that kernels can address the rows of a block without computing.
+pub(super) const SCORES_STRIDE: usize = 128;
+
+/// [`RowOrder`] as a constant of a kernel.
+pub(super) trait Order {
+    /// Elements from row to row.
+    fn row_stride() -> usize;
+    /// Elements from one `k` of a row to the next.
+    fn k_stride(rows: usize) -> usize;
+}
+
+/// [`RowOrder::Interleaved`].
+pub(super) struct InterleavedOrder;
+
+impl Order for InterleavedOrder {
+    #[inline(always)]
+    fn row_stride() -> usize {
+        1
+    }
+
+    #[inline(always)]
+    fn k_stride(rows: usize) -> usize {
+        rows
+    }
+}
+
+/// [`RowOrder::Scores`].
+pub(super) struct ScoresOrder;
+
+impl Order for ScoresOrder {
+    #[inline(always)]
+    fn row_stride() -> usize {
+        SCORES_STRIDE
+    }
+
+    #[inline(always)]
+    fn k_stride(_rows: usize) -> usize {
+        1
+    }
 }
 
 /// Rows to interleave: `packed [k, width]` from `rows <= width` rows of `k` elements, `stride` apart; the columns from

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::args::{MatMul, Rows};
-use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
@@ -194,6 +194,7 @@ impl Product<'_> {
         let bias = self.bias.filter(|_| terms.end == k);
         let product = PanelProduct {
             x: self.x[rows.start * k..rows.end * k][terms.start * rows.len()..].as_ptr(),
+            x_order: RowOrder::Interleaved,
             rows: rows.len(),
             w: weights.as_ptr(),
             format,
