@@ -90,44 +90,6 @@ pub(super) enum RowOrder {
 /// A multiple of every panel width, and a constant so that kernels can address the rows of a block without computing.
 pub(super) const SCORES_STRIDE: usize = 128;
 
-/// [`RowOrder`] as a constant of a kernel.
-pub(super) trait Order {
-    /// Elements from row to row.
-    fn row_stride() -> usize;
-    /// Elements from one `k` of a row to the next.
-    fn k_stride(rows: usize) -> usize;
-}
-
-/// [`RowOrder::Interleaved`].
-pub(super) struct InterleavedOrder;
-
-impl Order for InterleavedOrder {
-    #[inline(always)]
-    fn row_stride() -> usize {
-        1
-    }
-
-    #[inline(always)]
-    fn k_stride(rows: usize) -> usize {
-        rows
-    }
-}
-
-/// [`RowOrder::Scores`].
-pub(super) struct ScoresOrder;
-
-impl Order for ScoresOrder {
-    #[inline(always)]
-    fn row_stride() -> usize {
-        SCORES_STRIDE
-    }
-
-    #[inline(always)]
-    fn k_stride(_rows: usize) -> usize {
-        1
-    }
-}
-
 /// Rows to interleave: `packed [k, width]` from `rows <= width` rows of `k` elements, `stride` apart; the columns from
 /// `rows` on are zero.
 pub(super) struct Interleave<'a> {

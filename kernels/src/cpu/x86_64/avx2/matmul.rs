@@ -5,7 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::op_table::{InterleavedOrder, K_BLOCK, Order, PanelProduct, RowOrder, ScoresOrder};
+use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder};
+use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
 use crate::format::Format;
 
 /// Two vectors.
