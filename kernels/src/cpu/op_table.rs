@@ -58,8 +58,9 @@ impl std::fmt::Debug for OpTable {
 /// For whoever computes it: `x`, `w`, `bias` and `y` are valid for the elements named below, nobody writes the
 /// former three or touches `y` meanwhile, `1 <= rows <= panel_rows` and `1 <= cols <= panel_width`.
 pub(super) struct PanelProduct {
-    /// `x [rows, k]`, interleaved: element `(r, i)` is at `x + i * rows + r`.
+    /// `x [rows, k]`, in the order of `x_order`.
     pub(super) x: *const f32,
+    pub(super) x_order: RowOrder,
     pub(super) rows: usize,
     /// `k * panel_width` weights, aligned for their format.
     pub(super) w: *const u8,
@@ -74,6 +75,20 @@ pub(super) struct PanelProduct {
     /// Whether the product is added to `y` or replaces it.
     pub(super) accumulate: bool,
 }
+
+/// How the few rows of a [`PanelProduct`] lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// Element `(r, i)` is at `i * rows + r`.
+    Interleaved,
+    /// Element `(r, i)` is at `r * SCORES_STRIDE + i`; for `f32` weights only.
+    Scores,
+}
+
+/// From one query's attention scores to the next one's.
+///
+/// A multiple of every panel width, and a constant so that kernels can address the rows of a block without computing.
+pub(super) const SCORES_STRIDE: usize = 128;
 
 /// Rows to interleave: `packed [k, width]` from `rows <= width` rows of `k` elements, `stride` apart; the columns from
 /// `rows` on are zero.

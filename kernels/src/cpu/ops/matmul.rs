@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::args::{MatMul, Rows};
-use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
@@ -27,7 +27,8 @@ const TASKS_PER_THREAD: usize = 6;
 /// Blocks of rows from which on a step's weights are widened once, in scratch memory, instead of in every block: the
 /// conversion takes slots of the multiplying ports.
 const WIDEN_BLOCKS: usize = 3;
-/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`].
+/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
+/// thread, ten times a fork and join.
 const BREAK_EVEN: usize = 1_000_000;
 /// What a core can compute while it reads a byte of weights from L3.
 const FLOPS_PER_BYTE: usize = 8;
@@ -137,8 +138,11 @@ impl Product<'_> {
             }
             return;
         }
-        let row_tasks = self.blocks.count.div_ceil(self.task_blocks());
-        let panel_tasks = (kernels.threads() * TASKS_PER_THREAD).div_ceil(row_tasks).min(panels);
+        let tasks = kernels.threads() * TASKS_PER_THREAD;
+        // Few panels leave threads idle unless the rows are shared out too.
+        let row_tasks = self.blocks.count.div_ceil(self.task_blocks()).max(tasks.div_ceil(panels));
+        let row_tasks = row_tasks.min(self.blocks.count);
+        let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
         kernels.pool.run(row_tasks * panel_tasks, &|task| {
             let (row_task, panel_task) = (task / panel_tasks, task % panel_tasks);
             let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
@@ -191,6 +195,7 @@ impl Product<'_> {
         let bias = self.bias.filter(|_| terms.end == k);
         let product = PanelProduct {
             x: self.x[rows.start * k..rows.end * k][terms.start * rows.len()..].as_ptr(),
+            x_order: RowOrder::Interleaved,
             rows: rows.len(),
             w: weights.as_ptr(),
             format,

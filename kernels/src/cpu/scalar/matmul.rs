@@ -1,6 +1,6 @@
 //! A few rows of `x` times one panel of `w`.
 
-use crate::cpu::op_table::{Interleave, K_BLOCK, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, PanelProduct, RowOrder, SCORES_STRIDE};
 
 /// Two SSE or NEON vectors.
 pub(super) const PANEL_WIDTH: usize = 8;
@@ -26,6 +26,10 @@ pub(super) fn interleave(args: Interleave<'_>) {
 /// As [`PanelProduct`] says.
 pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     let p = product;
+    let (row_stride, k_stride) = match p.x_order {
+        RowOrder::Interleaved => (1, p.rows),
+        RowOrder::Scores => (SCORES_STRIDE, 1),
+    };
     let mut weights = [0.0; WIDEN * PANEL_WIDTH];
     let mut total = [[0.0; PANEL_WIDTH]; PANEL_ROWS];
     let mut block = total;
@@ -40,7 +44,7 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
         for (r, sums) in block.iter_mut().enumerate().take(p.rows) {
             for (i, weights) in weights.as_chunks::<PANEL_WIDTH>().0.iter().enumerate() {
                 // SAFETY: row `r < rows` of `x` has element `first + i < k`.
-                let x = unsafe { *p.x.add((first + i) * p.rows + r) };
+                let x = unsafe { *p.x.add(r * row_stride + (first + i) * k_stride) };
                 for (sum, w) in sums.iter_mut().zip(weights) {
                     *sum += x * w;
                 }

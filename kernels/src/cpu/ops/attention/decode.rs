@@ -4,6 +4,8 @@
 //! maximum of its scores, the sum of their exponentials and the sum of values weighted by them, and these are combined
 //! in order.
 
+use std::ops::Range;
+
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::cpu::CpuKernels;
 use crate::cpu::op_table::Scores;
@@ -12,6 +14,8 @@ use crate::cpu::scratch::with_scratch;
 
 /// Keys of a split: small enough that they stay in L2 while the queries of a group pass over them.
 const SPLIT: usize = 512;
+/// Elements of the keys, or of the values, that several queries pass over in turn: 16 KiB, a third of L1.
+const STEP_ELEMENTS: usize = 4096;
 /// Bytes of keys and values below which a second thread does not pay: about 5 us of reading.
 const BREAK_EVEN_BYTES: usize = 256 * 1024;
 
@@ -61,36 +65,68 @@ fn attend(
 ) {
     let (d, tokens, table) = (inputs.head_dim, inputs.tokens, kernels.table);
     let head = KeyValueHead::new(inputs, b, kv_head);
-    for (row, part) in part.chunks_exact_mut(d + 2).enumerate() {
-        let (h, token) = (head.first_head + row / tokens, row % tokens);
-        let visible = head.visible(token);
+    let rows = part.len() / (d + 2);
+    // What query `row` sees of this split.
+    let visible = |row: usize| {
+        let visible = head.visible(row % tokens);
         let first = visible.start.max(split * SPLIT);
-        let end = visible.end.min((split + 1) * SPLIT);
-        part.fill(0.0);
-        part[0] = f32::NEG_INFINITY;
-        if first >= end {
-            continue;
+        first..visible.end.min((split + 1) * SPLIT).max(first)
+    };
+    // Several queries go through the keys in steps that stay in L1 meanwhile.
+    let step = if rows == 1 { SPLIT } else { (STEP_ELEMENTS / d).clamp(16, SPLIT) };
+    with_scratch(rows * SPLIT, |scores| {
+        for first in (split * SPLIT..head.count.min((split + 1) * SPLIT)).step_by(step) {
+            for (row, scores) in scores.chunks_exact_mut(SPLIT).enumerate() {
+                let keys = overlap(visible(row), first..first + step);
+                if !keys.is_empty() {
+                    let (h, token) = (head.first_head + row / tokens, row % tokens);
+                    let q = &inputs.q.data[(b * tokens + token) * inputs.q.stride + h * d..][..d];
+                    let scores = &mut scores[keys.start - split * SPLIT..keys.end - split * SPLIT];
+                    // SAFETY: `kernels` exists, so the processor has the instruction set.
+                    unsafe { (table.dots)(q, tokens_from(head.keys, keys.start), scores) };
+                }
+            }
         }
-        let q = &inputs.q.data[(b * tokens + token) * inputs.q.stride + h * d..][..d];
-        with_scratch(end - first, |scores| {
-            // SAFETY: `kernels` exists, so the processor has the instruction set.
-            let (max, sum) = unsafe {
-                (table.dots)(q, tokens_from(head.keys, first), scores);
-                (table.exponentials)(Scores {
-                    scores,
+        for ((row, scores), part) in
+            scores.chunks_exact_mut(SPLIT).enumerate().zip(part.chunks_exact_mut(d + 2))
+        {
+            let keys = visible(row);
+            part.fill(0.0);
+            part[0] = f32::NEG_INFINITY;
+            if !keys.is_empty() {
+                let args = Scores {
+                    scores: &mut scores[keys.start - split * SPLIT..keys.end - split * SPLIT],
                     scale: inputs.scale,
-                    slope: inputs.slope(h),
-                    first_key: first,
-                    visible: 0..end - first,
-                    mask: head.mask.map(|mask| &mask[first..end]),
+                    slope: inputs.slope(head.first_head + row / tokens),
+                    first_key: keys.start,
+                    visible: 0..keys.len(),
+                    mask: head.mask.map(|mask| &mask[keys]),
                     max: f32::NEG_INFINITY,
-                })
-            };
-            (part[0], part[1]) = (max, sum);
-            // SAFETY: as above.
-            unsafe { (table.weighted_sum)(scores, tokens_from(head.values, first), &mut part[2..]) };
-        });
-    }
+                };
+                // SAFETY: `kernels` exists, so the processor has the instruction set.
+                (part[0], part[1]) = unsafe { (table.exponentials)(args) };
+            }
+        }
+        for first in (split * SPLIT..head.count.min((split + 1) * SPLIT)).step_by(step) {
+            for ((row, weights), part) in
+                scores.chunks_exact(SPLIT).enumerate().zip(part.chunks_exact_mut(d + 2))
+            {
+                let keys = overlap(visible(row), first..first + step);
+                if !keys.is_empty() {
+                    let weights = &weights[keys.start - split * SPLIT..keys.end - split * SPLIT];
+                    // SAFETY: `kernels` exists, so the processor has the instruction set.
+                    unsafe {
+                        (table.weighted_sum)(weights, tokens_from(head.values, keys.start), &mut part[2..])
+                    };
+                }
+            }
+        }
+    });
+}
+
+/// What two ranges have in common.
+fn overlap(a: Range<usize>, b: Range<usize>) -> Range<usize> {
+    a.start.max(b.start)..a.end.min(b.end)
 }
 
 /// Puts the splits of one query together; zeros when it has seen no key.

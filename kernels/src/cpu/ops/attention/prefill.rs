@@ -11,15 +11,14 @@ use std::ptr;
 
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{Interleave, OpTable, PanelProduct, Scores, TokenRows};
+use crate::cpu::op_table::{Interleave, OpTable, PanelProduct, RowOrder, SCORES_STRIDE, Scores, TokenRows};
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
 use crate::cpu::scratch::with_scratch;
 use crate::format::Format;
 
-/// Keys of a block: their panels, keys and values, fill 128 KiB at `head_dim` 128, well within L2. A multiple of every
-/// panel width, so that a row of scores is as long.
-const KEY_BLOCK: usize = 128;
+/// Keys of a block: their panels, keys and values, fill 128 KiB at `head_dim` 128, well within L2.
+const KEY_BLOCK: usize = SCORES_STRIDE;
 /// Queries of a task: at most; and at least, when there are few tasks. Packing a block costs about as much as working
 /// on it for four queries.
 const MAX_TASK_QUERIES: usize = 256;
@@ -74,8 +73,6 @@ struct Buffers<'a> {
     values: &'a mut [f32],
     /// Scores, then weights, `[panel_rows, KEY_BLOCK]`.
     scores: &'a mut [f32],
-    /// Weights, interleaved, `[KEY_BLOCK, panel_rows]`.
-    weights: &'a mut [f32],
     /// Sums of weighted values `[group, queries, head_dim]`.
     y: &'a mut [f32],
     /// Largest score of each query so far, `[group, queries]`.
@@ -100,25 +97,17 @@ impl<'a> Task<'a> {
         let (d, width) = (self.inputs.head_dim, self.table.panel_width);
         let rows = self.inputs.group * self.queries.len();
         let tile = self.table.panel_rows * KEY_BLOCK;
-        let lens = [
-            rows * d,
-            KEY_BLOCK * d,
-            KEY_BLOCK * d.next_multiple_of(width),
-            tile,
-            tile,
-            rows * d,
-            rows,
-            rows,
-        ];
+        let lens =
+            [rows * d, KEY_BLOCK * d, KEY_BLOCK * d.next_multiple_of(width), tile, rows * d, rows, rows];
         // Each buffer starts at a cache line.
         let lens = lens.map(|len: usize| len.next_multiple_of(16));
         with_scratch(lens.iter().sum(), |mut rest| {
-            let [q, keys, values, scores, weights, y, max, sum] = lens.map(|len| {
+            let [q, keys, values, scores, y, max, sum] = lens.map(|len| {
                 let (buffer, tail) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = tail;
                 buffer
             });
-            let mut buffers = Buffers { q, keys, values, scores, weights, y, max, sum };
+            let mut buffers = Buffers { q, keys, values, scores, y, max, sum };
             buffers.y.fill(0.0);
             buffers.sum.fill(0.0);
             buffers.max.fill(f32::NEG_INFINITY);
@@ -209,6 +198,7 @@ impl<'a> Task<'a> {
         for (panel, packed) in buffers.keys.chunks_exact(d * width).take(count.div_ceil(width)).enumerate() {
             let product = PanelProduct {
                 x: q.as_ptr(),
+                x_order: RowOrder::Interleaved,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
                 format: Format::F32,
@@ -248,15 +238,11 @@ impl<'a> Task<'a> {
             }
             buffers.sum[row] += sum;
         }
-        let weights = &mut buffers.weights[..count * rows.len()];
-        let interleave =
-            Interleave { x: scores, stride: KEY_BLOCK, rows: rows.len(), width: rows.len(), packed: weights };
-        // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
-        unsafe { (table.interleave)(interleave) };
         let y = &mut buffers.y[first_row * d..][..rows.len() * d];
         for (panel, packed) in buffers.values.chunks_exact(KEY_BLOCK * width).enumerate() {
             let product = PanelProduct {
-                x: weights.as_ptr(),
+                x: scores.as_ptr(),
+                x_order: RowOrder::Scores,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
                 format: Format::F32,
@@ -267,9 +253,9 @@ impl<'a> Task<'a> {
                 bias: ptr::null(),
                 accumulate: true,
             };
-            // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `weights` is an interleaved
-            // block of `rows` rows of `count`, `packed` a panel of `KEY_BLOCK >= count` terms, and `y` holds `rows`
-            // rows of `d`, of which these are `cols` columns.
+            // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `scores` holds
+            // `rows` rows of `count <= KEY_BLOCK`, `packed` a panel of `KEY_BLOCK` terms, and `y` `rows` rows of `d`, of
+            // which these are `cols` columns.
             unsafe { (table.multiply_panel)(&product) };
         }
     }

@@ -1,12 +1,13 @@
 //! AVX2 with FMA and F16C: 8 lanes, 16 registers.
 
+mod interleave;
 mod matmul;
 mod vector;
 mod widen;
 
+use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
 use crate::cpu::vector::vector_functions;
-use crate::cpu::{Isa, scalar};
 
 pub(in crate::cpu) static TABLE: OpTable = OpTable {
     isa: Isa::Avx2,
@@ -14,7 +15,7 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     panel_rows: matmul::PANEL_ROWS,
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
-
+    interleave: interleave::interleave,
     norm,
     activate,
     gate,
@@ -25,7 +26,6 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
-    ..scalar::TABLE
 };
 
 vector_functions!(vector::F32x8, target_feature(enable = "avx2,fma,f16c"));

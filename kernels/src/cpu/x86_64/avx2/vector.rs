@@ -8,6 +8,20 @@ use crate::cpu::vector::Vector;
 #[derive(Clone, Copy)]
 pub(super) struct F32x8(__m256);
 
+impl From<__m256> for F32x8 {
+    #[inline(always)]
+    fn from(register: __m256) -> Self {
+        Self(register)
+    }
+}
+
+impl From<F32x8> for __m256 {
+    #[inline(always)]
+    fn from(vector: F32x8) -> Self {
+        vector.0
+    }
+}
+
 /// All bits of the first `n` of 8 lanes.
 #[inline(always)]
 unsafe fn mask(n: usize) -> __m256i {

@@ -19,6 +19,9 @@ pub(super) fn interleave(args: Interleave<'_>) {
             for (r, row) in tile.iter_mut().enumerate() {
                 let exists = group + r < rows;
                 let from = (group + r).min(rows - 1) * stride + first;
+                // The row that most likely comes next; an address alone, it need not exist.
+                let next = x.as_ptr().wrapping_add(from).wrapping_add(16 * stride);
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
                 // SAFETY: columns `first..first + columns` of a row below `rows` lie inside `x` (`checked_k`); the mask
                 // covers those, or nothing.
                 *row = unsafe {
