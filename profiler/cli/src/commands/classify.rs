@@ -39,6 +39,9 @@ impl Classify {
         let labels = opened.model.config.labels()?;
         let mut results = Vec::new();
         for text in self.texts {
+            if text.trim().is_empty() {
+                bail!("text {} is empty", results.len() + 1);
+            }
             let ids = opened.model.tokenizer()?.encode(&text)?;
             let logits = opened.session.forward(&TokenBatch::single(&ids)?)?.data.to_vec();
             let best = joulewise_engine::greedy(&logits) as usize;

@@ -36,6 +36,9 @@ impl Embed {
         }
         let mut results = Vec::new();
         for text in self.texts {
+            if text.trim().is_empty() {
+                bail!("text {} is empty", results.len() + 1);
+            }
             let ids = opened.model.tokenizer()?.encode(&text)?;
             let pooled = opened.session.forward(&TokenBatch::single(&ids)?)?.data;
             let length = pooled.iter().map(|value| value * value).sum::<f32>().sqrt();

@@ -1,5 +1,6 @@
 //! `joulewise generate`: continue a text.
 
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::{Error, Result, bail};
@@ -22,13 +23,13 @@ pub(crate) struct Generate {
     #[arg(long, short = 'n', default_value_t = 64)]
     max_tokens: usize,
     /// Randomness; 0 takes the most likely token every time.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = temperature)]
     temperature: f32,
     /// Draw from this many of the most likely tokens only.
     #[arg(long)]
-    top_k: Option<usize>,
+    top_k: Option<NonZeroUsize>,
     /// Draw from the most likely tokens that together have this probability.
-    #[arg(long)]
+    #[arg(long, value_parser = probability)]
     top_p: Option<f32>,
     /// Begin of the random stream.
     #[arg(long, default_value_t = 0)]
@@ -49,6 +50,16 @@ struct Generated {
     tokens_per_s: f64,
 }
 
+fn temperature(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value: &f32| value.is_finite() && *value >= 0.0);
+    value.ok_or_else(|| "expected a number from 0 on".to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value: &f32| *value > 0.0 && *value <= 1.0);
+    value.ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+}
+
 impl Generate {
     pub(crate) fn run(self) -> Result<Verdict> {
         let mut opened = open(&self.model.model, &self.model.run)?;
@@ -58,15 +69,12 @@ impl Generate {
         }
         let mut sampler = Sampler::new(Sampling::Random {
             temperature: self.temperature,
-            top_k: self.top_k,
+            top_k: self.top_k.map(NonZeroUsize::get),
             top_p: self.top_p,
             seed: self.seed,
         });
         let stop = StopRule { max_tokens: self.max_tokens, end_tokens: opened.model.config.eos_token_ids() };
         let tokenizer = opened.model.tokenizer()?;
-        if !self.json {
-            output::piece(&self.prompt)?;
-        }
         let mut token_ids = Vec::new();
         let mut stream = tokenizer.stream();
         let mut failed = None;
@@ -76,7 +84,9 @@ impl Generate {
             if self.json {
                 return true;
             }
-            let shown = stream.push(token).map_err(Error::from);
+            // The prompt is shown once it has gone through the model, not before an error about it.
+            let prompt = if token_ids.len() == 1 { output::piece(&self.prompt) } else { Ok(()) };
+            let shown = prompt.and_then(|()| stream.push(token).map_err(Error::from));
             failed = shown.and_then(|text| output::piece(&text.unwrap_or_default())).err();
             failed.is_none()
         })?;
