@@ -246,6 +246,8 @@ impl<'a> Experiment<'a> {
 
     fn idle(&self) -> Trial {
         let duration_s = self.protocol.idle_s.max(4.0 * self.update_period_s);
+        // The sensor's next update still tells of the load before.
+        thread::sleep(Duration::from_secs_f64(2.0 * self.update_period_s));
         let window = self.meter.begin();
         thread::sleep(Duration::from_secs_f64(duration_s));
         let measurement = self.meter.end(window);

@@ -58,9 +58,9 @@ impl PowerChart {
     }
 }
 
-/// Ticks of an axis that ends at `longest_j` joules.
+/// Ticks of an axis that ends at `longest_j` joules; none where nothing is resolved.
 pub(crate) fn energy_axis(longest_j: f64) -> Vec<Tick> {
-    let ticks = round_steps(longest_j);
+    let ticks = round_steps(longest_j).filter(|_| longest_j > 0.0);
     ticks
         .map(|energy_j| Tick { at: 100.0 * energy_j / longest_j, label: quantity::si(energy_j, "J") })
         .collect()
