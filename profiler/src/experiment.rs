@@ -250,15 +250,15 @@ impl<'a> Experiment<'a> {
         thread::sleep(Duration::from_secs_f64(2.0 * self.update_period_s));
         let window = self.meter.begin();
         thread::sleep(Duration::from_secs_f64(duration_s));
-        let measurement = self.meter.end(window);
+        let closed = self.meter.close(window);
         Trial {
             target: Target::Idle,
             round: 0,
-            start_s: measurement.start_s,
-            duration_s: measurement.duration_s,
-            run_s: measurement.duration_s,
+            start_s: closed.start_s,
+            duration_s: closed.duration_s,
+            run_s: closed.duration_s,
             iterations: 1,
-            cpu_time_s: measurement.cpu_time_s,
+            cpu_time_s: closed.cpu_time_s,
             part_s: Vec::new(),
         }
     }
@@ -344,17 +344,17 @@ impl<'a> Experiment<'a> {
             let bytes = cost.bytes_read + cost.bytes_written;
             work.add((cost.flops * n as f64) as u64, (bytes * n as f64) as u64);
         }
-        let measurement = self.meter.end(window);
+        let closed = self.meter.close(window);
         let is_observed = planned.target == Target::Observed;
         let parts = if is_observed { self.workload.parts() } else { &[] };
         Ok(Trial {
             target: planned.target,
             round,
-            start_s: measurement.start_s,
-            duration_s: measurement.duration_s,
+            start_s: closed.start_s,
+            duration_s: closed.duration_s,
             run_s,
             iterations: n,
-            cpu_time_s: measurement.cpu_time_s,
+            cpu_time_s: closed.cpu_time_s,
             part_s: parts.iter().map(|part| self.times.mean_s(part.module)).collect(),
         })
     }

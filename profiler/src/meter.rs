@@ -29,6 +29,8 @@ use crate::trace::{Trace, WindowEnergy};
 
 /// How long a sensor that fails is left alone.
 const RETRY_S: f64 = 1.0;
+/// What a logger may take to write a row, beyond its period.
+const SETTLE_S: f64 = 0.2;
 
 /// Which part of the machine does the work, and thus whose joules are the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,17 @@ pub struct Window {
     start_cpu_time_s: Option<f64>,
 }
 
+/// A window that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct ClosedWindow {
+    /// Start on the time line of [`crate::clock`].
+    pub start_s: f64,
+    /// Length.
+    pub duration_s: f64,
+    /// Processor time of this process within the window.
+    pub cpu_time_s: Option<f64>,
+}
+
 /// What a window measured.
 #[derive(Clone, Debug)]
 pub struct Measurement {
@@ -88,7 +101,8 @@ impl Channel {
             // A counter is polled often enough to see the moment of each change to a twentieth of its period.
             SensorKind::EnergyCounter if info.is_current() => 20e-3,
             SensorKind::EnergyCounter => (info.update_period_s / 20.0).clamp(2e-3, 50e-3),
-            SensorKind::Power => info.update_period_s.clamp(1e-3, 1.0),
+            // A fast logger's rows come in bundles.
+            SensorKind::Power => info.update_period_s.clamp(10e-3, 1.0),
         };
         let trace = Trace::new(info);
         Channel { sensor, trace, inbox: Vec::new(), due_s: 0.0, interval_s }
@@ -145,16 +159,43 @@ impl EnergyMeter {
         window
     }
 
-    /// Closes a window. It may be closed more than once, each time later.
-    pub fn end(&self, window: Window) -> Measurement {
+    /// Closes a window without asking what it held: that can wait until other windows are done, too. A window may be
+    /// closed more than once, each time later.
+    pub fn close(&self, window: Window) -> ClosedWindow {
         self.read_current();
         let end_cpu_time_s = process::cpu_time_s();
-        let end_s = clock::now_s();
-        Measurement {
+        ClosedWindow {
             start_s: window.start_s,
-            duration_s: end_s - window.start_s,
+            duration_s: clock::now_s() - window.start_s,
             cpu_time_s: end_cpu_time_s.zip(window.start_cpu_time_s).map(|(end, start)| end - start),
-            readings: self.energy_between(window.start_s, end_s),
+        }
+    }
+
+    /// Closes a window, waits until every sensor has told of its end, and says what it held.
+    pub fn end(&self, window: Window) -> Measurement {
+        let closed = self.close(window);
+        let end_s = closed.start_s + closed.duration_s;
+        self.settle(end_s);
+        let readings = self.energy_between(closed.start_s, end_s);
+        Measurement {
+            start_s: closed.start_s,
+            duration_s: closed.duration_s,
+            cpu_time_s: closed.cpu_time_s,
+            readings,
+        }
+    }
+
+    /// Waits until power sensors have told of the moment `end_s`: their next sample, or the next rows of a log. Gives
+    /// up on one that stays silent for longer than its period explains.
+    pub fn settle(&self, end_s: f64) {
+        for (channel, info) in self.channels.iter().zip(&self.infos) {
+            let until_s = end_s + SETTLE_S + 3.0 * info.update_period_s;
+            while info.kind == SensorKind::Power
+                && lock(channel).trace.last_time_s().is_some_and(|last_s| last_s < end_s)
+                && clock::now_s() < until_s
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 

@@ -2,15 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use crate::attribution::attribute;
+use crate::clock;
 use crate::error::Result;
 use crate::experiment::{Experiment, Progress, Protocol, Record};
 use crate::meter::{EnergyMeter, MeteredDevice};
 use crate::report::json::{PhaseProfile, PowerSample};
-use crate::sensor::SensorKind;
 use crate::sensor::estimator::WorkCounter;
 use crate::workload::{Part, Workload, WorkloadShape};
 
@@ -64,10 +62,7 @@ pub fn profile(
         Experiment::new(workload, setup.meter, update_period_s, setup.work.clone(), setup.protocol);
     let record = experiment
         .run(&mut |record, progress| on_update(&Update { progress, shape, parts: &parts, record, setup }))?;
-    // A power sensor tells the end of the last window only with its next value.
-    if primary.iter().any(|&sensor| setup.meter.sensors()[sensor].kind == SensorKind::Power) {
-        thread::sleep(Duration::from_secs_f64((2.0 * update_period_s).min(5.0)));
-    }
+    setup.meter.settle(clock::now_s());
     Ok(phase(shape, &parts, &record, setup))
 }
 

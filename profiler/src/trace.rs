@@ -106,6 +106,11 @@ impl Trace {
         &self.points
     }
 
+    /// Time of the last kept sample.
+    pub fn last_time_s(&self) -> Option<f64> {
+        self.points.last().map(|point| point.time_s)
+    }
+
     /// The energy between two moments.
     pub fn energy(&self, start_s: f64, end_s: f64) -> WindowEnergy {
         let unresolved = |upper_bound_j, reason: &str| WindowEnergy::Unresolved {
