@@ -3,7 +3,7 @@
 //! Rows of `x` are grouped into blocks of nearly equal size that the panel kernel takes at once, and each block is
 //! interleaved, `[k, rows]`, so that the kernel reads it in order.
 //! A task owns some panels and some blocks. With one block (decode) it streams each panel once, from end to end.
-//! With several (prefill) it goes through `k` in steps of [`K_BLOCK`]: the step's part of a panel stays in L2 while
+//! With several (prefill) it goes through `k` in steps of whole [`K_BLOCK`]s: the step's part of a panel stays in L2 while
 //! all blocks pass over it, and so does the step's part of `x` while all panels pass.
 
 use std::ops::Range;
@@ -20,8 +20,12 @@ use crate::format::Format;
 
 const OP: &str = "matmul";
 
-/// Rows of `x` that a task takes at most: their part of [`K_BLOCK`] columns fills half of a 2 MiB L2.
+/// Rows of `x` that a task takes at most: [`K_BLOCK`] columns of them fill half of a 2 MiB L2.
 const TASK_ROWS: usize = 512;
+/// Elements of `x` that a step through `k` covers, for the same half of L2. Longer steps visit `y` less often.
+const STEP_ELEMENTS: usize = TASK_ROWS * K_BLOCK;
+/// Longest step: its part of a panel, widened, takes another 256 KiB.
+const MAX_STEP: usize = 2048;
 /// Tasks per thread: enough to balance threads of unequal speed.
 const TASKS_PER_THREAD: usize = 6;
 /// Blocks of rows from which on a step's weights are widened once, in scratch memory, instead of in every block: the
@@ -157,7 +161,11 @@ impl Product<'_> {
 
     fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
         let (k, format) = (self.w.k(), self.w.format());
-        let step = if self.blocks.count == 1 { k } else { K_BLOCK };
+        let rows = self.blocks.rows(blocks.end - 1).end - self.blocks.rows(blocks.start).start;
+        let step = match self.blocks.count {
+            1 => k,
+            _ => (STEP_ELEMENTS / rows).clamp(K_BLOCK, MAX_STEP) / K_BLOCK * K_BLOCK,
+        };
         let widen = blocks.len() >= WIDEN_BLOCKS && format != Format::F32;
         let wide_len = if widen { step.min(k) * self.w.panel_width() } else { 0 };
         with_scratch(wide_len, |wide| {

@@ -3,7 +3,7 @@
 use super::Vector;
 use crate::cpu::op_table::TokenRows;
 
-/// How far ahead of the keys and values in use to fetch, as for weights.
+/// How far ahead of the keys and values in use to fetch; more makes no difference.
 const PREFETCH_BYTES: usize = 1024;
 
 /// `scores[j] = q . keys[j]`.

@@ -15,7 +15,7 @@ pub(super) const PANEL_WIDTH: usize = 16;
 pub(super) const PANEL_ROWS: usize = 6;
 
 /// How far ahead of the weights in use to fetch; as for AVX-512.
-const PREFETCH_BYTES: usize = 1024;
+const PREFETCH_BYTES: usize = 4096;
 
 /// # Safety
 ///
