@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn causes_are_said_once() {
-        let inner = std::io::Error::other("no space");
+        let inner = io::Error::other("no space");
         let error = anyhow::Error::new(inner).context("cannot write x: no space").context("profile");
         assert_eq!(sentence(&error), "profile: cannot write x: no space");
     }
