@@ -303,12 +303,16 @@ impl<'a> Experiment<'a> {
         }
         let mut random = Pcg64::seed_from_u64(protocol.seed);
         let rounds = (0..protocol.trials).map(|round| {
-            let mut targets = wholes.to_vec();
+            // The whole in one piece and the whole cut stand side by side: their ratio is the closure in time, and the
+            // less time between them, the less can change.
+            let mut pair = wholes.to_vec();
+            pair.shuffle(&mut random);
+            let mut blocks = vec![pair];
             if round < replay_rounds {
-                targets.extend_from_slice(&replays);
+                blocks.extend(replays.iter().map(|replay| vec![*replay]));
             }
-            targets.shuffle(&mut random);
-            targets
+            blocks.shuffle(&mut random);
+            blocks.concat()
         });
         Ok((rounds.collect(), replayed))
     }

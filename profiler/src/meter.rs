@@ -236,19 +236,18 @@ impl EnergyMeter {
         sensors.iter().map(|&i| self.infos[i].update_period_s).fold(0.0, f64::max)
     }
 
-    /// The samples of one sensor between two moments, thinned to at most `most` of them: watts, or the mean power
-    /// between two changes of a counter.
+    /// Power by one sensor between two moments, for drawing: at most `most` samples, as watts or as the mean between two
+    /// readings of a counter. Readings closer together than the sampler's interval are left out, since the power between
+    /// them is mostly the counter's own grain.
     pub fn power_samples(&self, sensor: usize, start_s: f64, end_s: f64, most: usize) -> Vec<Reading> {
         let channel = lock(&self.channels[sensor]);
-        let points: Vec<Reading> = channel
-            .trace
-            .points()
-            .iter()
-            .filter(|point| (start_s..=end_s).contains(&point.time_s))
-            .copied()
-            .collect();
-        let stride = points.len().div_ceil(most.max(1)).max(1);
-        let thinned: Vec<Reading> = points.into_iter().step_by(stride).collect();
+        let spacing_s = ((end_s - start_s) / most.max(1) as f64).max(0.9 * channel.interval_s);
+        let mut thinned: Vec<Reading> = Vec::new();
+        for point in channel.trace.points().iter().filter(|point| (start_s..=end_s).contains(&point.time_s)) {
+            if thinned.last().is_none_or(|last| point.time_s - last.time_s >= spacing_s) {
+                thinned.push(*point);
+            }
+        }
         match self.infos[sensor].kind {
             SensorKind::Power => thinned,
             SensorKind::EnergyCounter => thinned

@@ -164,7 +164,6 @@ struct ClosureView {
 struct ModuleView {
     path: String,
     kind: String,
-    layer: String,
     format: String,
     weights: String,
     weight_bytes: u64,
@@ -471,7 +470,6 @@ impl ModuleView {
         ModuleView {
             path: row.path.clone(),
             kind: row.kind.clone(),
-            layer: row.block.map_or(String::new(), |block| block.to_string()),
             format: row.format.clone().unwrap_or_default(),
             weights: quantity::bytes(row.weight_bytes as f64),
             weight_bytes: row.weight_bytes,

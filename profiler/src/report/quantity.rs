@@ -71,9 +71,9 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-/// Bytes with decimal prefixes: `1.50 MB`.
+/// Bytes with decimal prefixes: `1.50 MB`; a dash where there are none.
 pub fn bytes(bytes: f64) -> String {
-    if bytes < 1.0 { "0 B".to_owned() } else { si(bytes, "B") }
+    if bytes < 1.0 { "–".to_owned() } else { si(bytes, "B") }
 }
 
 fn prefix(value: f64) -> (f64, &'static str) {
