@@ -117,7 +117,8 @@ impl Trials<'_> {
         });
         let cost = self.cost(&|_| true);
         Whole {
-            iterations: trials.first().map_or(0, |trial| trial.trial.iterations),
+            iterations: trials.iter().map(|trial| trial.trial.iterations).sum::<usize>()
+                / trials.len().max(1),
             time,
             dynamic_energy: match &idle_energy {
                 Some(idle_energy) => energy.minus(idle_energy),

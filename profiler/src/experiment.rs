@@ -164,12 +164,45 @@ pub struct Experiment<'a> {
     whole_cost: Cost,
 }
 
-/// A target with the iterations of its trials and what one of them takes.
+/// A target with the length of its trials.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     target: Target,
-    iterations: usize,
+    length: Length,
+    /// What a trial will take, preparation included.
     trial_s: f64,
+}
+
+/// How long a trial goes on.
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    /// So many iterations, as the user said.
+    Iterations(usize),
+    /// Until a window is filled; the expected iterations are run first.
+    Window { window_s: f64, expected: usize },
+}
+
+impl Length {
+    /// Runs iterations until the trial is long enough: how many there were, and the seconds they took.
+    fn fill(self, run: &mut dyn FnMut(usize) -> Result<f64>) -> Result<(usize, f64)> {
+        let (window_s, expected) = match self {
+            Length::Iterations(iterations) => return Ok((iterations, run(iterations)?)),
+            Length::Window { window_s, expected } => (window_s, expected),
+        };
+        let start_s = clock::now_s();
+        let (mut iterations, mut run_s) = (expected, run(expected)?);
+        loop {
+            // What was expected rests on one look, at a machine that may have been busy just then.
+            let elapsed_s = clock::now_s() - start_s;
+            if elapsed_s >= window_s {
+                return Ok((iterations, run_s));
+            }
+            let missing = ((window_s - elapsed_s) * iterations as f64 / elapsed_s.max(1e-9)).ceil();
+            let more = (missing.max(1.0) as usize).min(iterations * 10);
+            run_s += run(more)?;
+            iterations += more;
+        }
+    }
 }
 
 impl<'a> Experiment<'a> {
@@ -274,9 +307,12 @@ impl<'a> Experiment<'a> {
         self.workload.observe(&mut self.times)?;
         let observed_s: f64 = self.workload.parts().iter().map(|part| self.times.mean_s(part.module)).sum();
         let planned = |target, single_s: f64, window_s: f64, overhead_s: f64| {
-            let enough = (window_s / single_s.max(1e-9)).ceil().max(1.0) as usize;
-            let iterations = protocol.iterations.unwrap_or(enough).max(1);
-            Planned { target, iterations, trial_s: overhead_s + iterations as f64 * single_s }
+            let expected = (window_s / single_s.max(1e-9)).ceil().max(1.0) as usize;
+            let (length, iterations) = match protocol.iterations {
+                Some(iterations) => (Length::Iterations(iterations.max(1)), iterations.max(1)),
+                None => (Length::Window { window_s, expected }, expected),
+            };
+            Planned { target, length, trial_s: overhead_s + iterations as f64 * single_s }
         };
         let wholes = [
             planned(Target::Whole, whole_s, window_s, 0.0),
@@ -318,21 +354,24 @@ impl<'a> Experiment<'a> {
     }
 
     fn trial(&mut self, planned: &Planned, round: usize) -> Result<Trial> {
-        let n = planned.iterations;
         self.times.clear();
-        let (window, run_s, cost) = match planned.target {
+        let (window, (n, run_s), cost) = match planned.target {
             Target::Observed => {
-                let window = self.meter.begin();
-                let start_s = clock::now_s();
-                for _ in 0..n {
-                    self.workload.observe(&mut self.times)?;
-                }
-                (window, clock::now_s() - start_s, self.whole_cost)
+                let Experiment { workload, times, meter, .. } = self;
+                let window = meter.begin();
+                let filled = planned.length.fill(&mut |iterations| {
+                    let start_s = clock::now_s();
+                    for _ in 0..iterations {
+                        workload.observe(times)?;
+                    }
+                    Ok(clock::now_s() - start_s)
+                })?;
+                (window, filled, self.whole_cost)
             }
             Target::Whole | Target::Idle => {
                 let mut whole = self.workload.repeat(ModuleId::ROOT)?;
                 let window = self.meter.begin();
-                (window, whole.run(n)?, self.whole_cost)
+                (window, planned.length.fill(&mut |iterations| whole.run(iterations))?, self.whole_cost)
             }
             Target::Replay(module) => {
                 let cost = self.workload.parts().iter().find(|part| part.module == module);
@@ -341,7 +380,7 @@ impl<'a> Experiment<'a> {
                 // What feeds the module has just run, and a device may still be at it.
                 replay.run(1)?;
                 let window = self.meter.begin();
-                (window, replay.run(n)?, cost)
+                (window, planned.length.fill(&mut |iterations| replay.run(iterations))?, cost)
             }
         };
         if let Some(work) = &self.work {

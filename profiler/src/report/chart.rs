@@ -99,7 +99,7 @@ impl Roofline {
             .collect();
         let (x_low, x_high) = decades(modules.iter().map(|module| module.0))?;
         let (y_low, y_high) = decades(modules.iter().map(|module| module.1))?;
-        let at = |value: f64, low: f64, high: f64| 100.0 * (value.log10() - low) / (high - low);
+        let at = |value: f64, low: f64, high: f64| inset((value.log10() - low) / (high - low));
         let dots = modules.iter().map(|(intensity, speed, row)| Dot {
             x: at(*intensity, x_low, x_high),
             y: 100.0 - at(*speed, y_low, y_high),
@@ -116,7 +116,7 @@ impl Roofline {
             let mut ticks = Vec::new();
             let mut exponent = low;
             while exponent <= high {
-                let place = 100.0 * (exponent - low) / (high - low);
+                let place = inset((exponent - low) / (high - low));
                 let value = 10f64.powf(exponent);
                 ticks.push(Tick { at: if flip { 100.0 - place } else { place }, label: label(value) });
                 exponent += 1.0;
@@ -129,6 +129,11 @@ impl Roofline {
             y_ticks: ticks(y_low, y_high, &|value| quantity::si(value, "FLOP/s").replace(".00", ""), true),
         })
     }
+}
+
+/// A share of an axis in per cent, with room for half a dot at both ends.
+fn inset(share: f64) -> f64 {
+    5.0 + 90.0 * share
 }
 
 /// The whole decades around some values, as exponents.

@@ -201,7 +201,7 @@ impl Attribution {
 /// The whole program, per iteration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Whole {
-    /// Iterations of each trial.
+    /// Iterations of a trial, on average.
     pub iterations: usize,
     /// Time.
     pub time: Timing,
