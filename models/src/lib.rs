@@ -28,3 +28,8 @@ pub use joulewise_engine::Format;
 pub use load::{LoadedModel, ModelSpec, load};
 pub use tokenizer::{Encoded, TextStream, Tokenizer};
 pub use word_vectors::{Neighbour, WordVectors};
+
+/// The code in the README is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
