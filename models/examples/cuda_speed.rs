@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = load(&ModelSpec::parse(&format!("synth:{preset}"))?)?;
     let vocab = model.graph.vocab_size;
     let started = Instant::now();
-    let options = SessionOptions { context: None, ..SessionOptions::default() };
+    let options = SessionOptions::default();
     let strategy: joulewise_engine::Strategy = arguments[2].parse()?;
     let mut session =
         Session::open(&backend, model.graph.clone(), model.weights.as_ref(), &strategy.into(), options)?;
