@@ -1,48 +1,65 @@
 // Attention of one new token per sequence over its cache, with rotary embedding and the cache write on the way.
 //
-// The cache is cut into chunks of 64 keys. Blocks take chunks in turns and leave each chunk's maximum, sum and weighted
+// The cache is cut into chunks of 32 keys. Blocks take chunks in turns and leave each chunk's maximum, sum and weighted
 // values behind; the last block of a head group to finish merges them, chunk by chunk in order, so the result depends
 // neither on the number of blocks nor on which of them was last. Query heads that share keys are computed together.
 
-#define THREADS 128
-#define CHUNK 64
-// Keys a thread has in flight; more heads at once leave fewer registers.
-#define UNROLL (GROUP > 2 ? 2 : 4)
+#define THREADS 256
+#define CHUNK 32
+// Keys and values that a thread has in flight.
+#define BATCH 2
 
-// Eight neighbouring elements as f32; `valid` of them exist.
-__device__ __forceinline__ void load8(const float *at, bool is_whole, int valid, float *out) {
-    if (is_whole) {
-        float4 a = *(const float4 *)at, b = *(const float4 *)(at + 4);
-        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-        out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-    } else {
+// Eight neighbouring elements, on their way from memory.
+template <typename T> struct Eight {
+    uint4 raw;
+    __device__ __forceinline__ void load(const T *at, bool is_whole, int valid) {
+        if (is_whole) {
+            raw = *(const uint4 *)at;
+            return;
+        }
+        u32 words[4];
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            out[i] = i < valid ? at[i] : 0.0f;
+        for (int i = 0; i < 4; i++)
+            words[i] = (2 * i < valid ? at[2 * i].bits : 0) | (u32)(2 * i + 1 < valid ? at[2 * i + 1].bits : 0) << 16;
+        raw = make_uint4(words[0], words[1], words[2], words[3]);
     }
-}
-template <typename T> __device__ __forceinline__ void load8(const T *at, bool is_whole, int valid, float *out) {
-    if (is_whole) {
-        uint4 v = *(const uint4 *)at;
-        u32 words[4] = {v.x, v.y, v.z, v.w};
+    __device__ __forceinline__ void unpack(float *out) const {
+        u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 pair = pair_to_f32<T>(words[i]);
             out[2 * i] = pair.x;
             out[2 * i + 1] = pair.y;
         }
-    } else {
+    }
+};
+template <> struct Eight<float> {
+    float4 low, high;
+    __device__ __forceinline__ void load(const float *at, bool is_whole, int valid) {
+        if (is_whole) {
+            low = *(const float4 *)at;
+            high = *(const float4 *)(at + 4);
+            return;
+        }
+        float v[8];
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            out[i] = i < valid ? to_f32(at[i]) : 0.0f;
+            v[i] = i < valid ? at[i] : 0.0f;
+        low = make_float4(v[0], v[1], v[2], v[3]);
+        high = make_float4(v[4], v[5], v[6], v[7]);
     }
-}
+    __device__ __forceinline__ void unpack(float *out) const {
+        out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+        out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+    }
+};
 
 __device__ __forceinline__ float rotated(const float *row, int d, int rotary, const float *cosines, const float *sines) {
     int half = rotary / 2;
     if (d >= rotary)
         return row[d];
-    float cosine = cosines[d % half], sine = sines[d % half];
+    int at = d < half ? d : d - half;
+    float cosine = cosines[at], sine = sines[at];
     return d < half ? row[d] * cosine - row[d + half] * sine : row[d] * cosine + row[d - half] * sine;
 }
 
@@ -53,11 +70,12 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
                        const float *sines, int table_rows, int rotary, const u32 *positions, int writes_cache,
                        float *partials, int max_chunks, u32 *counters, float *y) {
     extern __shared__ __align__(16) float shared[];
-    const int padded = lanes * 8;
+    // A power of two, so that dividing by it is a shift.
+    const int padded = lanes * 8, log_padded = __ffs(padded) - 1;
     float *qs = shared;                  // [GROUP][padded]
     float *scores = qs + GROUP * padded; // [GROUP][CHUNK]
-    float *sums = scores + GROUP * CHUNK; // [4 warps][GROUP][padded]
-    T *new_key = (T *)(sums + 4 * GROUP * padded), *new_value = new_key + padded;
+    float *sums = scores + GROUP * CHUNK; // [warps][GROUP][padded]
+    T *new_key = (T *)(sums + THREADS / 32 * GROUP * padded), *new_value = new_key + padded;
     __shared__ bool is_last;
     let_next_start();
     wait_for_previous();
@@ -77,7 +95,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     u64 table_row = rotary ? (u64)min(positions[b], (u32)(table_rows - 1)) * (rotary / 2) : 0;
     const float *q_row = q + (u64)b * q_stride + first_head * head_dim;
     for (int i = threadIdx.x; i < GROUP * padded; i += THREADS) {
-        int g = i / padded, d = i - g * padded;
+        int g = i >> log_padded, d = i & (padded - 1);
         qs[i] = g < heads_here && d < head_dim
                     ? rotated(q_row + g * head_dim, d, rotary, cosines + table_row, sines + table_row)
                     : 0.0f;
@@ -102,36 +120,50 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     const int warp = threadIdx.x / 32, warp_lane = threadIdx.x % 32;
     for (int chunk = first_chunk + blockIdx.x; chunk < chunks; chunk += active) {
         __syncthreads();
-#pragma unroll UNROLL
-        for (int j = key_group; j < CHUNK; j += key_groups) {
-            int key = chunk * CHUNK + j;
-            bool visible = key >= first_key && key < length;
-            float kf[8];
-            bool is_new = writes_cache && key == position;
-            const T *at = is_new ? new_key + dim : keys + head_at + (u64)min(key, length - 1) * head_dim + dim;
-            load8(at, is_whole, visible ? valid : 0, kf);
+        // The first values are requested with the first keys: most heads need no others.
+        Eight<T> first_values[BATCH];
+        for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
+            Eight<T> batch[BATCH];
 #pragma unroll
-            for (int g = 0; g < GROUP; g++) {
-                const float *qv = qs + g * padded + dim;
-                float4 a = *(const float4 *)qv, c = *(const float4 *)(qv + 4);
-                float p = kf[0] * a.x + kf[1] * a.y + kf[2] * a.z + kf[3] * a.w + kf[4] * c.x + kf[5] * c.y +
-                          kf[6] * c.z + kf[7] * c.w;
-                for (int m = lanes / 2; m > 0; m >>= 1)
-                    p += __shfl_xor_sync(0xffffffffu, p, m);
-                if (lane == 0)
-                    scores[g * CHUNK + j] =
-                        visible ? p * scale + (slopes && g < heads_here ? slopes[first_head + g] * key : 0.0f)
-                                : minus_infinity;
+            for (int i = 0; i < BATCH; i++) {
+                int j = base + i * key_groups, key = chunk * CHUNK + j;
+                bool visible = j < CHUNK && key >= first_key && key < length;
+                bool is_new = writes_cache && key == position;
+                u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
+                batch[i].load(is_new ? new_key + dim : keys + at, is_whole, visible ? valid : 0);
+                if (base == key_group)
+                    first_values[i].load(is_new ? new_value + dim : values + at, is_whole, visible ? valid : 0);
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                int j = base + i * key_groups, key = chunk * CHUNK + j;
+                bool visible = key >= first_key && key < length;
+                float kf[8];
+                batch[i].unpack(kf);
+#pragma unroll
+                for (int g = 0; g < GROUP; g++) {
+                    const float *qv = qs + g * padded + dim;
+                    float4 a = *(const float4 *)qv, c = *(const float4 *)(qv + 4);
+                    float p = kf[0] * a.x + kf[1] * a.y + kf[2] * a.z + kf[3] * a.w + kf[4] * c.x + kf[5] * c.y +
+                              kf[6] * c.z + kf[7] * c.w;
+#pragma unroll
+                    for (int m = 16; m > 0; m >>= 1)
+                        if (m < lanes)
+                            p += __shfl_xor_sync(0xffffffffu, p, m);
+                    if (lane == 0 && j < CHUNK)
+                        scores[g * CHUNK + j] =
+                            visible ? p * scale + (slopes && g < heads_here ? slopes[first_head + g] * key : 0.0f)
+                                    : minus_infinity;
+                }
             }
         }
         __syncthreads();
         for (int g = warp; g < heads_here; g += THREADS / 32) {
-            float s0 = scores[g * CHUNK + warp_lane], s1 = scores[g * CHUNK + 32 + warp_lane];
-            float best = warp_max(fmaxf(s0, s1));
-            float e0 = s0 == minus_infinity ? 0.0f : expf(s0 - best), e1 = s1 == minus_infinity ? 0.0f : expf(s1 - best);
-            float sum = warp_sum(e0 + e1);
-            scores[g * CHUNK + warp_lane] = e0;
-            scores[g * CHUNK + 32 + warp_lane] = e1;
+            float score = scores[g * CHUNK + warp_lane];
+            float best = warp_max(score);
+            float weight = score == minus_infinity ? 0.0f : expf(score - best);
+            float sum = warp_sum(weight);
+            scores[g * CHUNK + warp_lane] = weight;
             if (warp_lane == 0) {
                 u64 at = (((u64)b * heads + first_head + g) * max_chunks + chunk) * (head_dim + 2) + head_dim;
                 partials[at] = best;
@@ -140,20 +172,30 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
         }
         __syncthreads();
         float result[GROUP][8] = {};
-#pragma unroll UNROLL
-        for (int j = key_group; j < CHUNK; j += key_groups) {
-            int key = chunk * CHUNK + j;
-            bool visible = key >= first_key && key < length;
-            float vf[8];
-            bool is_new = writes_cache && key == position;
-            const T *at = is_new ? new_value + dim : values + head_at + (u64)min(key, length - 1) * head_dim + dim;
-            load8(at, is_whole, visible ? valid : 0, vf);
+        for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
+            if (base != key_group)
 #pragma unroll
-            for (int g = 0; g < GROUP; g++) {
-                float weight = g < heads_here ? scores[g * CHUNK + j] : 0.0f;
+                for (int i = 0; i < BATCH; i++) {
+                    int j = base + i * key_groups, key = chunk * CHUNK + j;
+                    bool visible = j < CHUNK && key >= first_key && key < length;
+                    bool is_new = writes_cache && key == position;
+                    u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
+                    first_values[i].load(is_new ? new_value + dim : values + at, is_whole, visible ? valid : 0);
+                }
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    result[g][i] += weight * vf[i];
+            for (int i = 0; i < BATCH; i++) {
+                int j = base + i * key_groups;
+                if (j >= CHUNK)
+                    continue;
+                float vf[8];
+                first_values[i].unpack(vf);
+#pragma unroll
+                for (int g = 0; g < GROUP; g++) {
+                    float weight = g < heads_here ? scores[g * CHUNK + j] : 0.0f;
+#pragma unroll
+                    for (int d = 0; d < 8; d++)
+                        result[g][d] += weight * vf[d];
+                }
             }
         }
 #pragma unroll
@@ -161,14 +203,18 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 float x = result[g][i];
-                for (int m = lanes; m < 32; m <<= 1)
-                    x += __shfl_xor_sync(0xffffffffu, x, m);
+#pragma unroll
+                for (int m = 16; m > 0; m >>= 1)
+                    if (m >= lanes)
+                        x += __shfl_xor_sync(0xffffffffu, x, m);
                 if (warp_lane < lanes)
                     sums[(warp * GROUP + g) * padded + dim + i] = x;
             }
         __syncthreads();
-        for (int i = threadIdx.x; i < heads_here * head_dim; i += THREADS) {
-            int g = i / head_dim, d = i - g * head_dim;
+        for (int i = threadIdx.x; i < heads_here * padded; i += THREADS) {
+            int g = i >> log_padded, d = i & (padded - 1);
+            if (d >= head_dim)
+                continue;
             float x = 0;
 #pragma unroll
             for (int w = 0; w < THREADS / 32; w++)
@@ -188,15 +234,29 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     if (!is_last)
         return;
     __threadfence();
-    for (int i = threadIdx.x; i < heads_here * head_dim; i += THREADS) {
-        int g = i / head_dim, d = i - g * head_dim;
-        const float *at = partials + ((u64)b * heads + first_head + g) * max_chunks * (head_dim + 2);
-        float best = minus_infinity, sum = 0, x = 0;
-        for (int c = first_chunk; c < chunks; c++)
-            best = fmaxf(best, __ldcg(at + c * (head_dim + 2) + head_dim));
-        for (int c = first_chunk; c < chunks; c++) {
-            const float *chunk = at + c * (head_dim + 2);
-            float weight = expf(__ldcg(chunk + head_dim) - best);
+    // Chunks' weights first, all at once; then each thread adds up its dimensions over the chunks, in order.
+    const int count = chunks - first_chunk, pitch = head_dim + 2;
+    const float *all = partials + ((u64)b * heads + first_head) * max_chunks * pitch + (u64)first_chunk * pitch;
+    for (int g = warp; g < heads_here; g += THREADS / 32) {
+        const float *at = all + (u64)g * max_chunks * pitch + head_dim;
+        float best = minus_infinity;
+        for (int c = warp_lane; c < count; c += 32)
+            best = fmaxf(best, __ldcg(at + (u64)c * pitch));
+        best = warp_max(best);
+        if (warp_lane == 0)
+            scores[g] = best;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads_here * padded; i += THREADS) {
+        int g = i >> log_padded, d = i & (padded - 1);
+        if (d >= head_dim)
+            continue;
+        const float *at = all + (u64)g * max_chunks * pitch;
+        float best = scores[g], sum = 0, x = 0;
+#pragma unroll 8
+        for (int c = 0; c < count; c++) {
+            const float *chunk = at + (u64)c * pitch;
+            float maximum = __ldcg(chunk + head_dim), weight = maximum == minus_infinity ? 0.0f : expf(maximum - best);
             sum += weight * __ldcg(chunk + head_dim + 1);
             x += weight * __ldcg(chunk + d);
         }
@@ -205,7 +265,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
 }
 
 #define DECODE(NAME, T, GROUP)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS, 3)                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
         NAME(const float *q, int q_stride, const float *k_new, int k_stride, const float *v_new, int v_stride,         \
              T *keys, T *values, int heads, int kv_heads, int head_dim, int lanes, int capacity, const u32 *kv_start,  \
              float scale, int window, const float *slopes, const float *cosines, const float *sines, int table_rows,   \

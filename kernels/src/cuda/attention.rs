@@ -8,7 +8,8 @@ use crate::error::{KernelError, Result};
 use crate::format::Format;
 
 /// Keys of a chunk in `attention_decode.cu`.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
+const DECODE_THREADS: usize = 256;
 const LARGEST_HEAD: usize = 256;
 
 /// Rotary angles on the device.
@@ -324,12 +325,12 @@ impl CudaKernels {
         // Enough blocks for four on each multiprocessor, whatever the cache can hold; more would find nothing to do.
         let wanted = (4 * self.context().multiprocessors()).div_ceil(kv_heads * parts * batch);
         let padded = lanes * 8;
-        let floats = group * padded + group * CHUNK + 4 * group * padded + 2 * padded;
+        let floats = group * padded + group * CHUNK + DECODE_THREADS / 32 * group * padded + 2 * padded;
         self.fits(OP, floats * size_of::<f32>())?;
         let grid = [max_chunks.min(wanted), kv_heads * parts, batch];
         // SAFETY: blocks take chunks of existing keys in turns, whatever their number; the kernel clamps lengths to the
         // capacity; shapes were checked and the shared memory is what the kernel lays out.
-        Ok(unsafe { launch.submit(grid, 128, floats * size_of::<f32>(), true) }?)
+        Ok(unsafe { launch.submit(grid, DECODE_THREADS, floats * size_of::<f32>(), true) }?)
     }
 
     pub(super) fn fits(&self, op: &'static str, shared_bytes: usize) -> Result<()> {

@@ -33,6 +33,7 @@ pub static SOURCES: &[Source] = &[
     source!("attention.cu", None),
     source!("attention_decode.cu", None),
     source!("gemv.cu", None),
+    source!("gemv_bulk.cu", Some("sm_90a")),
     source!("gemm_simt.cu", None),
     source!("gemm_mma.cu", None),
 ];
