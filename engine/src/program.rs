@@ -180,6 +180,11 @@ impl Program {
         self.arena.slots[self.alias[value.index()].index()].map(|slot| slot as usize)
     }
 
+    /// The value that stands for `value` in this program: itself, or the input of a selection that keeps everything.
+    pub(crate) fn alias(&self, value: ValueId) -> ValueId {
+        self.alias[value.index()]
+    }
+
     /// The ranges that are run one by one at this granularity; `Off` is always a single one.
     pub fn cuts(&self, granularity: Granularity) -> &[Cut] {
         match granularity {

@@ -439,7 +439,7 @@ impl<'s> Observed<'s, '_> {
         if session.cache.as_ref().is_none_or(|cache| cache.shape != shape) {
             // The old cache goes first: both need not fit.
             session.cache = None;
-            let memory = session.model.allocate_cache(shape);
+            let memory = session.model.allocate_cache(shape)?;
             session.cache = Some(KvCache { shape, lengths: vec![0; batch.batch()], memory });
         }
         replace(&mut session.inputs.kv_start, (0..batch.batch()).map(|_| 0));

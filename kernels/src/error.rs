@@ -29,6 +29,9 @@ pub enum KernelError {
     /// A name that no row of the format table carries.
     #[error("unknown number format `{0}`")]
     UnknownFormat(String),
+    /// A GPU, its driver or its compiler refused.
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::driver::CudaError),
 }
 
 /// Result of everything in this crate that can fail.

@@ -8,6 +8,7 @@
 //! - [`reference`](mod@reference): every operation again, slow and obviously right; the oracle of the tests.
 //! - [`cpu`]: the fast ones. [`CpuKernels`](cpu::CpuKernels) is a table of functions for one instruction set,
 //!   chosen once at run time, and the threads they run on.
+//! - [`cuda`]: the same for NVIDIA GPUs, compiled at load for the one at hand.
 //!
 //! # Example
 //!
@@ -36,8 +37,11 @@
 
 pub mod args;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod format;
 pub mod reference;
 
 pub use error::{KernelError, Result};
+#[doc(no_inline)]
+pub use half;

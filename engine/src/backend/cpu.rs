@@ -152,13 +152,13 @@ impl BackendModel for CpuModel {
         self.0.weights.iter().map(CpuWeight::size_bytes).sum()
     }
 
-    fn allocate_cache(&self, shape: CacheShape) -> Box<dyn CacheMemory> {
+    fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
         let layer = || vec![0.0; shape.layer_elements()];
-        Box::new(CpuCache {
+        Ok(Box::new(CpuCache {
             shape,
             keys: (0..shape.layers).map(|_| layer()).collect(),
             values: (0..shape.layers).map(|_| layer()).collect(),
-        })
+        }))
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {

@@ -1,6 +1,7 @@
 //! What a device has to do: keep weights and a cache, run a range of steps, take a time mark. Nothing else.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,7 +44,10 @@ pub trait BackendModel: Send + Sync {
     fn weight_bytes(&self) -> usize;
 
     /// Memory for keys and values.
-    fn allocate_cache(&self, shape: CacheShape) -> Box<dyn CacheMemory>;
+    ///
+    /// # Errors
+    /// When the device has no room for it.
+    fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>>;
 
     /// Makes a program ready to run: all its memory is allocated here, none later.
     ///

@@ -1,0 +1,498 @@
+//! A program on the device.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use joulewise_kernels::KernelError;
+use joulewise_kernels::cuda::driver::{CudaError, DeviceBuffer, Event, Graph, PinnedBuffer};
+use joulewise_kernels::cuda::{
+    AttentionArgs, CacheWriteArgs, DecodeArgs, DecodeScratch, DeviceRows, EmbedArgs, FusedNorm, KeyValues,
+    LinearArgs, MeanPoolArgs, NormArgs, RopeArgs, VectorPart, VectorProduct,
+};
+use joulewise_kernels::half::f16;
+
+use super::inputs::Inputs;
+use super::plan::{Planner, Work};
+use super::{CudaCache, GraphKey, Tables};
+use crate::backend::{Executable, Mark, StepInputs};
+use crate::error::{EngineError, Result};
+use crate::kv_cache::CacheMemory;
+use crate::observer::ValueReader;
+use crate::op::{IndexInput, Op, Operand, RowChoice, ValueId};
+use crate::program::{Phase, Program};
+
+/// Below this size every value has memory of its own, so that nothing keeps steps from being fused.
+const UNSHARED_BYTES: usize = 256 << 20;
+
+/// A range of steps that was run before.
+enum Captured {
+    /// Once, launch by launch.
+    Once,
+    /// More often: as a graph.
+    Graph(Graph),
+}
+
+pub(super) struct CudaExecutable {
+    memory: Memory,
+    graphs: HashMap<GraphKey, Captured>,
+    events: Vec<Event>,
+    /// Marks taken so far; each stands for an event, in turns.
+    marks: u64,
+    read_back: PinnedBuffer<f32>,
+}
+
+/// Everything a launch needs to know; unchanged while graphs are captured.
+struct Memory {
+    tables: Arc<Tables>,
+    program: Arc<Program>,
+    /// Values: one buffer per arena slot, or per value.
+    buffers: Vec<DeviceBuffer<f32>>,
+    /// Buffer of each value.
+    places: Vec<Option<usize>>,
+    inputs: Inputs,
+    /// Activations in 16 bits, for tensor cores.
+    rounded: Option<DeviceBuffer<f16>>,
+    decode: Option<DecodeScratch>,
+    /// ALiBi slopes of each step.
+    slopes: HashMap<usize, DeviceBuffer<f32>>,
+}
+
+impl CudaExecutable {
+    pub(super) fn new(tables: Arc<Tables>, program: Arc<Program>) -> Result<Self> {
+        let context = tables.kernels.context().clone();
+        let values = program.graph().values.len() as u32;
+        let elements = |value| program.slot(value).map(|_| program.shape(value).0 * program.shape(value).1);
+        let all: usize = (0..values).filter_map(|value| elements(ValueId(value))).sum();
+        let (mut sizes, mut places) = (Vec::new(), Vec::new());
+        if all * size_of::<f32>() <= UNSHARED_BYTES {
+            for value in (0..values).map(ValueId) {
+                let stands_for = program.alias(value);
+                places.push(elements(value).map(|size| {
+                    if stands_for != value {
+                        return usize::MAX;
+                    }
+                    sizes.push(size);
+                    sizes.len() - 1
+                }));
+            }
+            for value in (0..values).map(ValueId) {
+                if places[value.index()] == Some(usize::MAX) {
+                    places[value.index()] = places[program.alias(value).index()];
+                }
+            }
+        } else {
+            sizes = program.arena().sizes.clone();
+            places = (0..values).map(|value| program.slot(ValueId(value))).collect();
+        }
+        let zeros = |size: &usize| DeviceBuffer::zeros(&context, *size);
+        let buffers = sizes.iter().map(zeros).collect::<std::result::Result<Vec<_>, _>>();
+        let (mut widest, mut heads, mut slopes) = (0, 0, HashMap::new());
+        for (index, step) in program.steps().iter().enumerate() {
+            match &step.op {
+                Op::Linear { x, .. } => widest = widest.max(program.shape(x.value).0 * x.cols),
+                Op::Attention { spec, .. } => {
+                    heads = heads.max(spec.heads * spec.head_dim);
+                    if let Some(values) = &spec.alibi_slopes {
+                        let values = DeviceBuffer::from_slice(&context, values).map_err(KernelError::from)?;
+                        slopes.insert(index, values);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (key, cache) = (program.key(), program.graph().cache);
+        let decode = match cache.filter(|_| key.phase == Phase::Decode) {
+            Some(cache) => {
+                let heads = heads / cache.head_dim.max(1);
+                Some(DecodeScratch::new(&context, key.batch, heads, cache.head_dim, tables.positions)?)
+            }
+            None => None,
+        };
+        let output = program.shape(program.graph().output);
+        let count = 2 * program.steps().len() + 64;
+        let events = (0..count).map(|_| Event::new(&context)).collect::<std::result::Result<Vec<_>, _>>();
+        let rounded = DeviceBuffer::zeros(&context, widest).map_err(KernelError::from)?;
+        Ok(CudaExecutable {
+            graphs: HashMap::new(),
+            events: events.map_err(KernelError::from)?,
+            marks: 0,
+            read_back: PinnedBuffer::zeros(&context, output.0 * output.1).map_err(KernelError::from)?,
+            memory: Memory {
+                inputs: Inputs::new(&context, key)?,
+                buffers: buffers.map_err(KernelError::from)?,
+                places,
+                rounded: Some(rounded),
+                decode,
+                slopes,
+                program,
+                tables,
+            },
+        })
+    }
+}
+
+impl Executable for CudaExecutable {
+    fn run(
+        &mut self,
+        steps: Range<usize>,
+        inputs: &StepInputs,
+        cache: Option<&mut dyn CacheMemory>,
+    ) -> Result<()> {
+        let cache = match cache {
+            None => None,
+            Some(memory) => Some((memory as &mut dyn Any).downcast_mut::<CudaCache>().ok_or_else(|| {
+                EngineError::Unsupported("the cache was made by another backend".to_owned())
+            })?),
+        };
+        let cache = cache.as_deref();
+        let CudaExecutable { memory, graphs, .. } = self;
+        let tokens = memory.program.key().tokens;
+        if let Some(cache) = cache
+            && let Some(start) =
+                inputs.kv_start.iter().find(|start| **start as usize + tokens > cache.shape.capacity)
+        {
+            let (needed, limit) = (*start as usize + tokens, cache.shape.capacity);
+            return Err(EngineError::ContextOverflow { needed, limit });
+        }
+        let tables = memory.tables.clone();
+        let _submitting = tables.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = tables.kernels.stream();
+        memory.inputs.set(stream, inputs)?;
+        let has_mask = !inputs.mask.is_empty();
+        let key = GraphKey { steps: steps.clone(), cache: cache.map_or(0, |cache| cache.id), has_mask };
+        match graphs.get_mut(&key) {
+            Some(Captured::Graph(graph)) => return Ok(graph.launch(stream).map_err(KernelError::from)?),
+            None => {
+                // Graphs of caches that are gone will never be asked for again.
+                graphs.retain(|other, _| other.cache == key.cache);
+                graphs.insert(key, Captured::Once);
+                return memory.submit(steps, cache, has_mask);
+            }
+            Some(Captured::Once) => {}
+        }
+        let mut graph = stream.capture(|| memory.submit(steps, cache, has_mask).map_err(Stopped))?;
+        graph.launch(stream).map_err(KernelError::from)?;
+        graphs.insert(key, Captured::Graph(graph));
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let event = &self.events[(self.marks % self.events.len() as u64) as usize];
+        self.memory.tables.kernels.stream().record(event).map_err(KernelError::from)?;
+        self.marks += 1;
+        Ok(Mark(self.marks - 1))
+    }
+
+    fn seconds_between(&mut self, from: Mark, to: Mark) -> Result<f64> {
+        let count = self.events.len() as u64;
+        let oldest = self.marks.saturating_sub(count);
+        if from.0 < oldest || to.0 < oldest {
+            return Err(EngineError::Unsupported("a time mark was kept for too long".to_owned()));
+        }
+        let event = |mark: Mark| &self.events[(mark.0 % count) as usize];
+        if from.0 >= to.0 {
+            return Ok(0.0);
+        }
+        Ok(event(to).seconds_since(event(from)).map_err(KernelError::from)?)
+    }
+}
+
+/// An error of this crate on its way through [`Stream::capture`](joulewise_kernels::cuda::driver::Stream::capture).
+struct Stopped(EngineError);
+
+impl From<CudaError> for Stopped {
+    fn from(error: CudaError) -> Self {
+        Stopped(KernelError::from(error).into())
+    }
+}
+
+impl From<Stopped> for EngineError {
+    fn from(Stopped(error): Stopped) -> Self {
+        error
+    }
+}
+
+impl ValueReader for CudaExecutable {
+    fn read(&mut self, value: ValueId) -> Result<&[f32]> {
+        let memory = &self.memory;
+        let buffer = memory.buffer(value)?;
+        let (rows, cols) = memory.program.shape(value);
+        if self.read_back.as_slice().len() < rows * cols {
+            self.read_back = PinnedBuffer::zeros(memory.tables.kernels.context(), rows * cols)
+                .map_err(KernelError::from)?;
+        }
+        let stream = memory.tables.kernels.stream();
+        stream.download(buffer, &mut self.read_back, rows * cols).map_err(KernelError::from)?;
+        Ok(&self.read_back.as_slice()[..rows * cols])
+    }
+}
+
+impl Memory {
+    fn buffer(&self, value: ValueId) -> Result<&DeviceBuffer<f32>> {
+        let place = self.places[value.index()].ok_or_else(|| {
+            EngineError::Unsupported(format!("value {} is not computed by this program", value.0))
+        })?;
+        Ok(&self.buffers[place])
+    }
+
+    /// The columns an operand names.
+    fn rows(&self, operand: &Operand) -> Result<DeviceRows<'_>> {
+        let (rows, stride) = self.program.shape(operand.value);
+        let data = self.buffer(operand.value)?;
+        Ok(DeviceRows { data, offset: operand.offset, rows, cols: operand.cols, stride })
+    }
+
+    /// All of a value.
+    fn whole(&self, value: ValueId) -> Result<DeviceRows<'_>> {
+        let (rows, cols) = self.program.shape(value);
+        Ok(DeviceRows::dense(self.buffer(value)?, rows, cols))
+    }
+
+    /// Submits steps launch by launch, to the device or into a graph.
+    fn submit(&self, steps: Range<usize>, cache: Option<&CudaCache>, has_mask: bool) -> Result<()> {
+        let kernels = &self.tables.kernels;
+        let can_stream = |op: &Op| match op {
+            Op::Linear { weight, .. } => {
+                self.tables.matrix(*weight).is_ok_and(|matrix| kernels.can_stream(matrix))
+            }
+            _ => false,
+        };
+        let planner = Planner {
+            program: &self.program,
+            can_stream: &can_stream,
+            share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
+            has_cache: cache.is_some() && !has_mask,
+        };
+        for work in planner.plan(steps) {
+            match work {
+                Work::Single(step) => self.step(step, cache, has_mask)?,
+                Work::Linear { linear, activate, add } => self.linear(linear, activate, add)?,
+                Work::Vector { norm, linears, gate, activate, add } => {
+                    self.vector(norm, linears, gate, activate, add)?;
+                }
+                Work::Decode { ropes, write, attention } => self.decode(ropes, write, attention, cache)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn op(&self, step: usize) -> &Op {
+        &self.program.steps()[step].op
+    }
+
+    /// What is added to a linear's result, and where the sum goes.
+    fn sum(&self, add: usize, linear_y: ValueId) -> Result<(DeviceRows<'_>, ValueId)> {
+        let Op::Add { a, b, y } = self.op(add) else { return Err(self.misplanned(add)) };
+        let other = if self.program.alias(a.value) == self.program.alias(linear_y) { b } else { a };
+        Ok((self.rows(other)?, *y))
+    }
+
+    fn misplanned(&self, step: usize) -> EngineError {
+        EngineError::Unsupported(format!("step {step} cannot be fused as planned"))
+    }
+
+    fn linear(&self, linear: usize, activate: Option<usize>, add: Option<usize>) -> Result<()> {
+        let Op::Linear { x, weight, bias, y } = self.op(linear) else { return Err(self.misplanned(linear)) };
+        let (mut y, mut activation, mut residual) = (*y, None, None);
+        if let Some(Op::Activate { kind, y: out, .. }) = activate.map(|step| self.op(step)) {
+            (activation, y) = (Some(*kind), *out);
+        }
+        if let Some(add) = add {
+            let (rows, out) = self.sum(add, y)?;
+            (residual, y) = (Some(rows), out);
+        }
+        Ok(self.tables.kernels.linear(&LinearArgs {
+            x: self.rows(x)?,
+            w: self.tables.matrix(*weight)?,
+            bias: self.tables.optional_vector(*bias)?,
+            activation,
+            residual,
+            scratch: self.rounded.as_ref(),
+            y: self.whole(y)?,
+        })?)
+    }
+
+    fn vector(
+        &self,
+        norm: Option<usize>,
+        linears: Range<usize>,
+        gate: Option<usize>,
+        activate: Option<usize>,
+        add: Option<usize>,
+    ) -> Result<()> {
+        let (first, mut parts) = (linears.start, Vec::with_capacity(3));
+        let mut input = None;
+        let mut last_y = None;
+        for step in linears {
+            let Op::Linear { x, weight, bias, y } = self.op(step) else { return Err(self.misplanned(step)) };
+            input = Some(*x);
+            last_y = Some(*y);
+            parts.push(VectorPart {
+                w: self.tables.matrix(*weight)?,
+                bias: self.tables.optional_vector(*bias)?,
+                y: self.buffer(*y)?,
+            });
+        }
+        let (Some(mut x), Some(mut y)) = (input, last_y) else { return Err(self.misplanned(first)) };
+        let mut fused_norm = None;
+        if let Some(Op::Norm { kind, x: source, weight, bias, eps, .. }) = norm.map(|step| self.op(step)) {
+            x = *source;
+            fused_norm = Some(FusedNorm {
+                kind: *kind,
+                weight: self.tables.vector(*weight)?,
+                bias: self.tables.optional_vector(*bias)?,
+                eps: *eps,
+            });
+        }
+        let (mut gate_kind, mut activation, mut residual) = (None, None, None);
+        if let Some(Op::Gate { kind, y: out, .. }) = gate.map(|step| self.op(step)) {
+            gate_kind = Some(*kind);
+            parts[0].y = self.buffer(*out)?;
+        }
+        if let Some(Op::Activate { kind, y: out, .. }) = activate.map(|step| self.op(step)) {
+            (activation, y) = (Some(*kind), *out);
+            parts[0].y = self.buffer(y)?;
+        }
+        if let Some(add) = add {
+            let (rows, out) = self.sum(add, y)?;
+            residual = Some(rows);
+            parts[0].y = self.buffer(out)?;
+        }
+        Ok(self.tables.kernels.vector_product(&VectorProduct {
+            x: self.rows(&x)?,
+            norm: fused_norm,
+            parts: &parts,
+            gate: gate_kind,
+            activation,
+            residual,
+        })?)
+    }
+
+    fn decode(
+        &self,
+        ropes: Option<(usize, usize)>,
+        write: Option<usize>,
+        attention: usize,
+        cache: Option<&CudaCache>,
+    ) -> Result<()> {
+        let (Op::Attention { q, layer: Some(layer), spec, y, .. }, Some(cache), Some(scratch)) =
+            (self.op(attention), cache, &self.decode)
+        else {
+            return Err(self.misplanned(attention));
+        };
+        let mut q = *q;
+        let mut new = match write.map(|step| self.op(step)) {
+            Some(Op::CacheWrite { k, v, .. }) => Some((*k, *v)),
+            _ => None,
+        };
+        let mut rope = None;
+        if let Some((rope_q, rope_k)) = ropes {
+            let (Op::Rope { x, table, .. }, Op::Rope { x: k, .. }) = (self.op(rope_q), self.op(rope_k))
+            else {
+                return Err(self.misplanned(rope_q));
+            };
+            q = *x;
+            new = new.map(|(_, v)| (*k, v));
+            rope = Some((&self.tables.ropes[table.0 as usize], &self.inputs.positions.device));
+        }
+        let new = new.map(|(k, v)| Ok::<_, EngineError>((self.rows(&k)?, self.rows(&v)?))).transpose()?;
+        Ok(self.tables.kernels.attention_decode(&DecodeArgs {
+            q: self.rows(&q)?,
+            new,
+            rope,
+            cache: cache.layer(*layer),
+            heads: spec.heads,
+            kv_start: &self.inputs.kv_start.device,
+            scale: spec.scale,
+            window: spec.window,
+            slopes: self.slopes.get(&attention),
+            scratch,
+            y: self.whole(*y)?,
+        })?)
+    }
+
+    fn step(&self, step: usize, cache: Option<&CudaCache>, has_mask: bool) -> Result<()> {
+        let Memory { tables, program, inputs, .. } = self;
+        let kernels = &tables.kernels;
+        let key = program.key();
+        let mask = has_mask.then_some(&inputs.mask.device);
+        match self.op(step) {
+            Op::Embed { table, index, y } => {
+                let ids = match index {
+                    IndexInput::TokenIds => &inputs.token_ids.device,
+                    IndexInput::Positions => &inputs.positions.device,
+                    IndexInput::TokenTypes => &inputs.token_types.device,
+                };
+                kernels.embed(&EmbedArgs { table: tables.matrix(*table)?, ids, y: self.whole(*y)? })?;
+            }
+            Op::Linear { .. } => self.linear(step, None, None)?,
+            Op::Norm { kind, x, weight, bias, eps, y } => kernels.norm(&NormArgs {
+                kind: *kind,
+                x: self.rows(x)?,
+                weight: tables.vector(*weight)?,
+                bias: tables.optional_vector(*bias)?,
+                eps: *eps,
+                y: self.whole(*y)?,
+            })?,
+            Op::Activate { kind, x, y } => kernels.activate(*kind, self.rows(x)?, self.whole(*y)?)?,
+            Op::Gate { kind, gate, up, y } => {
+                kernels.gate(*kind, self.rows(gate)?, self.rows(up)?, self.whole(*y)?)?;
+            }
+            Op::Add { a, b, y } => kernels.add(self.rows(a)?, self.rows(b)?, self.whole(*y)?)?,
+            Op::Rope { x, head_dim, table, y } => kernels.rope(&RopeArgs {
+                x: self.rows(x)?,
+                head_dim: *head_dim,
+                table: &tables.ropes[table.0 as usize],
+                positions: &inputs.positions.device,
+                y: self.whole(*y)?,
+            })?,
+            Op::CacheWrite { layer, k, v } => {
+                let Some(cache) = cache else {
+                    return Err(EngineError::Unsupported("this program needs a cache".to_owned()));
+                };
+                kernels.cache_write(&CacheWriteArgs {
+                    k: self.rows(k)?,
+                    v: self.rows(v)?,
+                    tokens: key.tokens,
+                    kv_start: &inputs.kv_start.device,
+                    cache: cache.layer(*layer),
+                })?;
+            }
+            Op::Attention { q, k, v, layer, spec, y } => {
+                let kv = match (layer, cache) {
+                    (Some(layer), Some(cache)) => KeyValues::Cached(cache.layer(*layer)),
+                    _ => KeyValues::Projected { k: self.rows(k)?, v: self.rows(v)? },
+                };
+                kernels.attention(&AttentionArgs {
+                    q: self.rows(q)?,
+                    kv,
+                    tokens: key.tokens,
+                    heads: spec.heads,
+                    kv_heads: spec.kv_heads,
+                    head_dim: spec.head_dim,
+                    kv_start: &inputs.kv_start.device,
+                    scale: spec.scale,
+                    causal: spec.causal,
+                    window: spec.window,
+                    slopes: self.slopes.get(&step),
+                    mask,
+                    y: self.whole(*y)?,
+                })?;
+            }
+            Op::SelectRows { x, which, y } => {
+                let indices = match which {
+                    RowChoice::First => &inputs.first_rows.device,
+                    RowChoice::Logits => &inputs.last_rows.device,
+                };
+                kernels.select_rows(self.rows(x)?, indices, self.whole(*y)?)?;
+            }
+            Op::MeanPool { x, y } => {
+                let (x, y) = (self.rows(x)?, self.whole(*y)?);
+                kernels.mean_pool(&MeanPoolArgs { x, tokens: key.tokens, mask, y })?;
+            }
+        }
+        Ok(())
+    }
+}

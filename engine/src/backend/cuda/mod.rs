@@ -1,0 +1,280 @@
+//! The CUDA backend: a program's steps become launches, a range of steps that is run again becomes a graph.
+//!
+//! Everything that varies from run to run (tokens, positions, cache lengths) lies in device memory, so a graph captured
+//! once serves every later run of its range. Neighbouring steps that one kernel can do are fused ([`plan`]), within the
+//! range that is run: module by module, every module computes its own values and has its own time.
+
+mod executable;
+mod inputs;
+mod plan;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use joulewise_kernels::KernelError;
+use joulewise_kernels::cuda::driver::{Context, CubinCache, DeviceBuffer};
+use joulewise_kernels::cuda::{CacheView, CudaKernels, DeviceMatrix, RopeTable};
+use joulewise_kernels::format::Format;
+
+use super::{Backend, BackendModel, Executable, LoadProgress};
+use crate::error::{EngineError, Result};
+use crate::graph::ModelGraph;
+use crate::kv_cache::{CacheMemory, CacheShape};
+use crate::precision::{PrecisionPlan, Strategy};
+use crate::program::Program;
+use crate::weight::{WeightId, WeightReader, WeightShape, WeightSource};
+
+/// One NVIDIA GPU.
+#[derive(Clone, Debug)]
+pub struct CudaBackend {
+    kernels: CudaKernels,
+}
+
+impl CudaBackend {
+    /// Opens a device and compiles the kernels for it, or finds them where an earlier run left them.
+    ///
+    /// # Errors
+    /// One paragraph that says what is missing (driver, device, compiler) and how to get it.
+    pub fn new(device_index: usize) -> Result<Self> {
+        let load = || CudaKernels::load(&Context::new(device_index)?, &CubinCache::for_user());
+        Ok(CudaBackend { kernels: load().map_err(KernelError::from)? })
+    }
+
+    /// Name of the device, e.g. `NVIDIA H100 80GB HBM3`.
+    pub fn device_name(&self) -> &str {
+        self.kernels.context().name()
+    }
+
+    /// Free and total bytes of device memory; the free ones are what [`crate::SessionOptions`] may be told.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn memory_bytes(&self) -> Result<(usize, usize)> {
+        Ok(self.kernels.context().memory_bytes().map_err(KernelError::from)?)
+    }
+}
+
+impl Backend for CudaBackend {
+    fn describe(&self) -> String {
+        let (major, minor) = self.kernels.context().compute_capability();
+        format!("cuda {}, compute capability {major}.{minor}", self.device_name())
+    }
+
+    fn load(
+        &self,
+        graph: &Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        positions: usize,
+        progress: LoadProgress<'_>,
+    ) -> Result<Arc<dyn BackendModel>> {
+        let kernels = self.kernels.with_own_stream().map_err(KernelError::from)?;
+        let weights = load_weights(kernels.context(), graph, source, plan, progress)?;
+        let ropes = graph.ropes.iter().map(|spec| {
+            let table = spec.table(positions);
+            RopeTable::new(kernels.context(), &table.cos, &table.sin, table.rotary)
+        });
+        let cache_format = match plan.strategy {
+            Strategy::Fp32 => Format::F32,
+            Strategy::Bf16 => Format::Bf16,
+            Strategy::Fp16 => Format::F16,
+        };
+        let ropes = ropes.collect::<std::result::Result<Vec<_>, _>>()?;
+        let submitting = Mutex::new(());
+        Ok(Arc::new(CudaModel(Arc::new(Tables {
+            kernels,
+            weights,
+            ropes,
+            cache_format,
+            positions,
+            submitting,
+        }))))
+    }
+}
+
+enum CudaWeight {
+    Matrix(DeviceMatrix),
+    Vector(DeviceBuffer<f32>),
+}
+
+/// Elements that are read, rounded and uploaded at once.
+const UPLOAD_ELEMENTS: usize = 1 << 22;
+
+/// Reads, rounds and uploads all weights on as many threads as there are: rounding is bound by cores, not by the bus.
+fn load_weights(
+    context: &Arc<Context>,
+    graph: &ModelGraph,
+    source: &dyn WeightSource,
+    plan: &PrecisionPlan,
+    progress: LoadProgress<'_>,
+) -> Result<Vec<CudaWeight>> {
+    let formats = plan.weight_formats(graph);
+    let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let loaded: Vec<Mutex<Option<Result<CudaWeight>>>> =
+        graph.weights.iter().map(|_| Mutex::new(None)).collect();
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= graph.weights.len() {
+                return;
+            }
+            let weight = CudaWeight::load(context, graph, index, formats[index], source);
+            failed.fetch_or(weight.is_err(), Ordering::Relaxed);
+            *loaded[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(weight);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, graph.weights.len());
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let mut weights = Vec::with_capacity(loaded.len());
+    let mut missing = None;
+    for (slot, spec) in loaded.into_iter().zip(&graph.weights) {
+        match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(weight) => weights.push(weight?),
+            // Left out because another one failed, whose error is the one to report.
+            None => missing = missing.or(Some(&spec.name)),
+        }
+    }
+    match missing {
+        Some(name) => Err(EngineError::MissingTensor(name.clone())),
+        None => Ok(weights),
+    }
+}
+
+impl CudaWeight {
+    fn load(
+        context: &Arc<Context>,
+        graph: &ModelGraph,
+        index: usize,
+        format: Format,
+        source: &dyn WeightSource,
+    ) -> Result<CudaWeight> {
+        let spec = &graph.weights[index];
+        let mut reader = WeightReader::open(source, spec)?;
+        match spec.shape {
+            WeightShape::Matrix { n, k } => {
+                let matrix = DeviceMatrix::zeros(context, format, n, k)?;
+                let rows = (UPLOAD_ELEMENTS / k.max(1)).clamp(1, n.max(1));
+                let mut values = vec![0.0; rows * k];
+                for first in (0..n).step_by(rows) {
+                    let last = n.min(first + rows);
+                    let values = &mut values[..(last - first) * k];
+                    reader.read_rows(first..last, values)?;
+                    matrix.write_rows(first, values)?;
+                }
+                Ok(CudaWeight::Matrix(matrix))
+            }
+            WeightShape::Vector { n } => {
+                let mut values = vec![0.0; n];
+                reader.read_rows(0..n, &mut values)?;
+                let vector = DeviceBuffer::from_slice(context, &values).map_err(KernelError::from)?;
+                Ok(CudaWeight::Vector(vector))
+            }
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        match self {
+            CudaWeight::Matrix(matrix) => matrix.size_bytes(),
+            CudaWeight::Vector(vector) => vector.size_bytes(),
+        }
+    }
+}
+
+/// What all programs of one model share.
+struct Tables {
+    kernels: CudaKernels,
+    weights: Vec<CudaWeight>,
+    ropes: Vec<RopeTable>,
+    cache_format: Format,
+    /// Longest a sequence can get.
+    positions: usize,
+    /// Held while a program submits: what one thread captures must not pick up another's launches.
+    submitting: Mutex<()>,
+}
+
+impl Tables {
+    fn matrix(&self, id: WeightId) -> Result<&DeviceMatrix> {
+        match &self.weights[id.index()] {
+            CudaWeight::Matrix(matrix) => Ok(matrix),
+            CudaWeight::Vector(_) => {
+                Err(EngineError::Unsupported(format!("weight {} is not a matrix", id.0)))
+            }
+        }
+    }
+
+    fn vector(&self, id: WeightId) -> Result<&DeviceBuffer<f32>> {
+        match &self.weights[id.index()] {
+            CudaWeight::Vector(vector) => Ok(vector),
+            CudaWeight::Matrix(_) => {
+                Err(EngineError::Unsupported(format!("weight {} is not a vector", id.0)))
+            }
+        }
+    }
+
+    fn optional_vector(&self, id: Option<WeightId>) -> Result<Option<&DeviceBuffer<f32>>> {
+        id.map(|id| self.vector(id)).transpose()
+    }
+}
+
+struct CudaModel(Arc<Tables>);
+
+impl BackendModel for CudaModel {
+    fn weight_bytes(&self) -> usize {
+        self.0.weights.iter().map(CudaWeight::size_bytes).sum()
+    }
+
+    fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
+        Ok(Box::new(CudaCache::new(self.0.kernels.context(), shape, self.0.cache_format)?))
+    }
+
+    fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(executable::CudaExecutable::new(self.0.clone(), program)?))
+    }
+}
+
+/// Keys and values, `[batch, kv_heads, capacity, head_dim]` per layer.
+struct CudaCache {
+    /// Tells graphs apart that were captured with different caches.
+    id: u64,
+    shape: CacheShape,
+    format: Format,
+    /// Keys and values of each layer.
+    layers: Vec<(DeviceBuffer<u8>, DeviceBuffer<u8>)>,
+}
+
+impl CudaCache {
+    fn new(context: &Arc<Context>, shape: CacheShape, format: Format) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let size_bytes = format.spec().encoded_bytes(1, shape.layer_elements());
+        let half = || DeviceBuffer::zeros(context, size_bytes).map_err(KernelError::from);
+        let layers = (0..shape.layers).map(|_| Ok((half()?, half()?))).collect::<Result<Vec<_>>>()?;
+        Ok(CudaCache { id: NEXT.fetch_add(1, Ordering::Relaxed), shape, format, layers })
+    }
+
+    fn layer(&self, layer: usize) -> CacheView<'_> {
+        let (keys, values) = &self.layers[layer];
+        let CacheShape { batch, kv_heads, capacity, head_dim, .. } = self.shape;
+        CacheView { keys, values, format: self.format, batch, kv_heads, capacity, head_dim }
+    }
+}
+
+impl CacheMemory for CudaCache {
+    fn size_bytes(&self) -> usize {
+        self.layers.iter().map(|(keys, values)| keys.size_bytes() + values.size_bytes()).sum()
+    }
+}
+
+/// What a captured graph depends on besides its program.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct GraphKey {
+    steps: Range<usize>,
+    /// The cache it writes to, 0 without one.
+    cache: u64,
+    has_mask: bool,
+}

@@ -1,0 +1,161 @@
+// y [n] = norm(x) [k] w [n, k]^T + bias for one row of x, near memory bandwidth: decoding.
+//
+// A warp owns an output row and reads it in 16-byte pieces, four in flight per lane and the next four requested before
+// these are used, across the end of the row too. x is normalised on the way into shared memory, so that no kernel has
+// to run for it. The first weights are requested before waiting for whoever computes x.
+
+#define WARPS 16
+#define BATCH 4
+
+// What a warp multiplies with: up to three matrices one below the other (query, key, value).
+template <typename W> struct Segments {
+    const W *w[3];
+    const float *bias[3];
+    float *y[3];
+    int end[3];
+};
+
+// Elements in 16 bytes.
+template <typename W> struct Lanes {
+    static const int count = 16 / sizeof(W);
+};
+
+// Element i of x lies where the lanes of a warp, each reading 8 or 4 neighbours in 16-byte pieces, hit all banks.
+template <int COUNT> __device__ __forceinline__ int place(int i, int k) {
+    if (COUNT == 4)
+        return i;
+    return (i & 4 ? (k + 7) / 8 * 4 : 0) + i / 8 * 4 + (i & 3);
+}
+
+__device__ __forceinline__ float dot(uint4 w, const float *x, int piece, int, float) {
+    float4 a = *(const float4 *)(x + piece * 4);
+    return __uint_as_float(w.x) * a.x + __uint_as_float(w.y) * a.y + __uint_as_float(w.z) * a.z +
+           __uint_as_float(w.w) * a.w;
+}
+template <typename W> __device__ __forceinline__ float dot(uint4 w, const float *x, int piece, int k, W) {
+    float4 a = *(const float4 *)(x + piece * 4), b = *(const float4 *)(x + (k + 7) / 8 * 4 + piece * 4);
+    float2 w0 = pair_to_f32<W>(w.x), w1 = pair_to_f32<W>(w.y), w2 = pair_to_f32<W>(w.z), w3 = pair_to_f32<W>(w.w);
+    return (w0.x * a.x + w0.y * a.y) + (w1.x * a.z + w1.y * a.w) + ((w2.x * b.x + w2.y * b.y) + (w3.x * b.z + w3.y * b.w));
+}
+
+// norm_kind: 0 none, 1 LayerNorm, 2 RMSNorm.
+template <int COUNT>
+__device__ void stage(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps,
+                      float *xs, float *scratch) {
+    float mean = 0, inverse = 1;
+    if (norm_kind) {
+        if (norm_kind == 1) {
+            float sum = 0;
+            for (int i = threadIdx.x; i < k; i += WARPS * 32)
+                sum += x[i];
+            mean = block_sum(sum, scratch) / k;
+        }
+        float squares = 0;
+        for (int i = threadIdx.x; i < k; i += WARPS * 32) {
+            float centred = x[i] - mean;
+            squares += centred * centred;
+        }
+        inverse = 1.0f / sqrtf(block_sum(squares, scratch) / k + eps);
+    }
+    for (int i = threadIdx.x; i < k; i += WARPS * 32) {
+        float value = x[i];
+        if (norm_kind)
+            value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);
+        xs[place<COUNT>(i, k)] = value;
+    }
+    __syncthreads();
+}
+
+// The row of a warp's unit.
+template <typename W>
+__device__ __forceinline__ const W *row_of(const Segments<W> &s, int unit, u64 k, int is_gate, int half) {
+    if (is_gate)
+        return (half ? s.w[1] : s.w[0]) + unit * k;
+    int begin = unit < s.end[0] ? 0 : unit < s.end[1] ? s.end[0] : s.end[1];
+    const W *w = unit < s.end[0] ? s.w[0] : unit < s.end[1] ? s.w[1] : s.w[2];
+    return w + (unit - begin) * k;
+}
+
+template <typename W>
+__device__ void gemv(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps,
+                     Segments<W> s, int is_gate, int kind, const float *residual) {
+    extern __shared__ __align__(16) float xs[];
+    __shared__ float scratch[32];
+    let_next_start();
+    const int COUNT = Lanes<W>::count;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int rows = s.end[2], pieces = k / COUNT, step = gridDim.x * WARPS;
+    // Neighbouring warps of different blocks take neighbouring rows: all multiprocessors finish together.
+    int unit = warp * gridDim.x + blockIdx.x, half = 0, piece = lane;
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    uint4 next[BATCH];
+    const W *row = row_of(s, min(unit, rows - 1), k, is_gate, 0);
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+        next[i] = unit < rows && piece + 32 * i < pieces ? load_stream(row + (piece + 32 * i) * COUNT) : zero;
+    wait_for_previous();
+    stage<COUNT>(x, k, norm_kind, gain, shift, eps, xs, scratch);
+    float sum = 0, gate_sum = 0;
+    while (unit < rows) {
+        uint4 now[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            now[i] = next[i];
+        int at = piece;
+        // Where the next pieces come from: further along the row, the other half of the gate, or another row.
+        piece += 32 * BATCH;
+        bool is_last = piece - lane >= pieces;
+        int next_unit = unit, next_half = half;
+        if (is_last) {
+            piece = lane;
+            next_half = is_gate && half == 0;
+            next_unit = next_half ? unit : unit + step;
+            row = row_of(s, min(next_unit, rows - 1), k, is_gate, next_half);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            next[i] = next_unit < rows && piece + 32 * i < pieces ? load_stream(row + (piece + 32 * i) * COUNT) : zero;
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (at + 32 * i < pieces)
+                sum += dot(now[i], xs, at + 32 * i, k, W());
+        if (is_last) {
+            float total = warp_sum(sum);
+            sum = 0;
+            if (is_gate && half == 0) {
+                gate_sum = total;
+            } else if (lane == 0) {
+                if (is_gate) {
+                    float g = gate_sum + (s.bias[0] ? s.bias[0][unit] : 0.0f);
+                    float u = total + (s.bias[1] ? s.bias[1][unit] : 0.0f);
+                    s.y[0][unit] = activation(kind, g) * u;
+                } else {
+                    int begin = unit < s.end[0] ? 0 : unit < s.end[1] ? s.end[0] : s.end[1];
+                    const float *bias = unit < s.end[0] ? s.bias[0] : unit < s.end[1] ? s.bias[1] : s.bias[2];
+                    float *y = unit < s.end[0] ? s.y[0] : unit < s.end[1] ? s.y[1] : s.y[2];
+                    float value = activation(kind, total + (bias ? bias[unit - begin] : 0.0f));
+                    y[unit - begin] = residual ? value + residual[unit] : value;
+                }
+            }
+        }
+        unit = next_unit;
+        half = next_half;
+    }
+}
+
+// n0, n1, n2 count rows of each matrix; absent ones have none. With is_gate there are two of n0 rows each:
+// y0 = f(w0 x) * (w1 x).
+#define GEMV(NAME, W)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)                                                        \
+        NAME(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps, const W *w0,      \
+             const float *bias0, float *y0, int n0, const W *w1, const float *bias1, float *y1, int n1, const W *w2,   \
+             const float *bias2, float *y2, int n2, int is_gate, int kind, const float *residual) {                    \
+        Segments<W> s = {{w0, w1, w2},                                                                                 \
+                         {bias0, bias1, bias2},                                                                        \
+                         {y0, y1, y2},                                                                                 \
+                         {n0, is_gate ? n0 : n0 + n1, is_gate ? n0 : n0 + n1 + n2}};                                   \
+        gemv<W>(x, k, norm_kind, gain, shift, eps, s, is_gate, kind, residual);                                        \
+    }
+GEMV(gemv_f32, float)
+GEMV(gemv_f16, f16)
+GEMV(gemv_bf16, bf16)

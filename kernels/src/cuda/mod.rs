@@ -1,0 +1,119 @@
+//! Kernels for NVIDIA GPUs: a driver layer, one file of Rust beside one `.cu` file per group of ops.
+//!
+//! [`CudaKernels`] compiles every kernel for exactly the GPU at hand when it is made (once per machine: the result is
+//! cached on disk), checks the shapes of an operation, and submits it to a stream. Operations return before they are
+//! done. Device memory is reached through [`DeviceBuffer`](driver::DeviceBuffer); activations are f32.
+
+mod attention;
+mod check;
+pub mod driver;
+mod linear;
+mod matrix;
+mod norm;
+mod rope;
+mod rows;
+pub mod source;
+
+use std::sync::Arc;
+
+pub use attention::{AttentionArgs, CacheView, DecodeArgs, DecodeScratch, KeyValues, RopeTable};
+use driver::nvrtc::Nvrtc;
+use driver::{Context, CubinCache, CudaError, Function, Module, Stream};
+pub use linear::{FusedNorm, LinearArgs, VectorPart, VectorProduct};
+pub use matrix::{DeviceMatrix, DeviceRows};
+pub use norm::NormArgs;
+pub use rope::{CacheWriteArgs, RopeArgs};
+pub use rows::{EmbedArgs, MeanPoolArgs};
+use source::{SOURCES, Source};
+
+use crate::args::ActivationKind;
+
+/// Every kernel, loaded on one device, and the stream they are submitted to.
+///
+/// Every method checks its arguments and returns [`KernelError::Shape`](crate::KernelError::Shape) when they do not
+/// fit; nothing has been submitted then. Indices that live on the device are clamped to their table there: whoever
+/// uploads them checks them.
+#[derive(Clone, Debug)]
+pub struct CudaKernels {
+    modules: Arc<[Option<Module>]>,
+    stream: Arc<Stream>,
+}
+
+impl CudaKernels {
+    /// Compiles or finds, and loads, every kernel for a device.
+    ///
+    /// # Errors
+    /// [`CudaError::NoNvrtc`] when something has to be compiled and there is no compiler; [`CudaError::Compile`].
+    pub fn load(context: &Arc<Context>, cache: &CubinCache) -> driver::Result<Self> {
+        let nvrtc = Nvrtc::find(Some(context.driver_version()))?;
+        let arch = source::architecture(context.compute_capability());
+        let sources: Vec<&Source> = SOURCES.iter().collect();
+        // The files are independent, and each takes a fraction of a second on one core.
+        let images = std::thread::scope(|scope| {
+            let compile = |source: &'static Source| {
+                let (nvrtc, arch) = (&nvrtc, arch.as_str());
+                scope.spawn(move || source.is_for(arch).then(|| source.cubin(nvrtc, arch, cache)).transpose())
+            };
+            let threads: Vec<_> = sources.into_iter().map(compile).collect();
+            let failed = |_| CudaError::Nvrtc { what: "a compiling thread", code: -1 };
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(failed)?)
+                .collect::<driver::Result<Vec<_>>>()
+        })?;
+        let modules = images
+            .into_iter()
+            .map(|image| image.map(|image| Module::load(context, &image)).transpose())
+            .collect::<driver::Result<Vec<_>>>()?;
+        Ok(Self { modules: modules.into(), stream: Arc::new(Stream::new(context)?) })
+    }
+
+    /// The same kernels on a stream of their own.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn with_own_stream(&self) -> driver::Result<Self> {
+        Ok(Self { modules: self.modules.clone(), stream: Arc::new(Stream::new(self.context())?) })
+    }
+
+    /// The stream that operations are submitted to.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Arc<Context> {
+        self.stream.context()
+    }
+
+    /// Whether tensor cores multiply this format here.
+    fn has_tensor_cores_for(&self, format: crate::format::Format) -> bool {
+        use crate::format::Format;
+        match format {
+            Format::F16 => true,
+            Format::Bf16 => self.context().compute_capability() >= (8, 0),
+            _ => false,
+        }
+    }
+
+    fn function(&self, file: &str, name: &str) -> driver::Result<Function> {
+        let index = SOURCES.iter().position(|source| source.file == file);
+        match index.and_then(|index| self.modules[index].as_ref()) {
+            Some(module) => module.function(name),
+            None => Err(CudaError::Nvrtc { what: "finding a kernel file", code: -1 }),
+        }
+    }
+}
+
+/// As the kernels count them; 0 is no activation.
+fn activation_code(kind: Option<ActivationKind>) -> usize {
+    match kind {
+        None => 0,
+        Some(ActivationKind::GeluErf) => 1,
+        Some(ActivationKind::GeluTanh) => 2,
+        Some(ActivationKind::GeluSigmoid) => 3,
+        Some(ActivationKind::Relu) => 4,
+        Some(ActivationKind::Silu) => 5,
+        Some(ActivationKind::Tanh) => 6,
+    }
+}

@@ -1,0 +1,51 @@
+//! LayerNorm and RMSNorm. The kernel is in `norm.cu`.
+
+use super::driver::{DeviceBuffer, Launch};
+use super::{CudaKernels, DeviceRows, check};
+use crate::args::NormKind;
+use crate::error::Result;
+
+/// Normalises every row of `x [m, k]` into `y [m, k]`.
+#[derive(Clone, Copy, Debug)]
+pub struct NormArgs<'a> {
+    /// Layer or RMS.
+    pub kind: NormKind,
+    /// Input.
+    pub x: DeviceRows<'a>,
+    /// Gain `[k]`.
+    pub weight: &'a DeviceBuffer<f32>,
+    /// Shift `[k]`.
+    pub bias: Option<&'a DeviceBuffer<f32>>,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Result, dense.
+    pub y: DeviceRows<'a>,
+}
+
+impl CudaKernels {
+    /// Normalises every row.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`](crate::KernelError::Shape).
+    pub fn norm(&self, args: &NormArgs<'_>) -> Result<()> {
+        let NormArgs { kind, x, weight, bias, eps, y } = *args;
+        check::rows("norm", "x", &x)?;
+        check::dense("norm", "y", &y)?;
+        check::same("norm", "x", &x, &y)?;
+        check::vector("norm", "weight", x.cols, Some(weight))?;
+        check::vector("norm", "bias", x.cols, bias)?;
+        let launch = Launch::new(&self.stream, self.function("norm.cu", "norm_f16")?)
+            .buffer(x.data, x.offset)
+            .int(x.stride)
+            .int(x.cols)
+            .int(usize::from(kind == NormKind::Layer))
+            .buffer(weight, 0)
+            .optional(bias)
+            .float(eps)
+            .buffer(y.data, y.offset)
+            .optional::<half::f16>(None);
+        let threads = (x.cols.div_ceil(4)).next_multiple_of(32).clamp(32, 512);
+        // SAFETY: one block per row; shapes were checked, no second result is asked for.
+        Ok(unsafe { launch.submit([x.rows, 1, 1], threads, 0, true) }?)
+    }
+}

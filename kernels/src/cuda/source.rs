@@ -1,0 +1,131 @@
+//! The kernel files, embedded, and what they are compiled for.
+
+use super::driver::nvrtc::{Compiled, Nvrtc};
+use super::driver::{CubinCache, Result};
+
+/// One `.cu` file.
+#[derive(Debug)]
+pub struct Source {
+    /// Its name.
+    pub file: &'static str,
+    text: &'static str,
+    /// The only architecture it is written for; `None`: all.
+    only: Option<&'static str>,
+}
+
+/// Architectures that every change is compiled for, GPU or not.
+pub const CHECKED_ARCHITECTURES: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"];
+
+const PRELUDE: &str = include_str!("../../cuda/prelude.cuh");
+const OPTIONS: &[&str] = &["-std=c++17", "--ptxas-options=-v"];
+
+macro_rules! source {
+    ($file:literal, $only:expr) => {
+        Source { file: $file, text: include_str!(concat!("../../cuda/", $file)), only: $only }
+    };
+}
+
+/// Every file.
+pub static SOURCES: &[Source] = &[
+    source!("rows.cu", None),
+    source!("norm.cu", None),
+    source!("rope.cu", None),
+    source!("attention.cu", None),
+    source!("attention_decode.cu", None),
+    source!("gemv.cu", None),
+    source!("gemv_bulk.cu", Some("sm_90a")),
+    source!("gemm_simt.cu", None),
+    source!("gemm_mma.cu", None),
+];
+
+impl Source {
+    /// Whether the file has kernels for this architecture.
+    pub fn is_for(&self, arch: &str) -> bool {
+        self.only.is_none_or(|only| only == arch)
+    }
+
+    /// Compiles the file.
+    ///
+    /// # Errors
+    /// [`CudaError::Compile`](super::driver::CudaError::Compile).
+    pub fn compile(&self, nvrtc: &Nvrtc, arch: &str) -> Result<Compiled> {
+        nvrtc.compile(self.file, &self.full_text(), arch, OPTIONS)
+    }
+
+    /// The machine code, from the cache or compiled now.
+    pub(super) fn cubin(&self, nvrtc: &Nvrtc, arch: &str, cache: &CubinCache) -> Result<Vec<u8>> {
+        let (major, minor) = nvrtc.version();
+        let text = self.full_text();
+        let version = format!("nvrtc {major}.{minor}");
+        let key = CubinCache::key(&[&text, arch, &version, &OPTIONS.join(" ")]);
+        if let Some(cubin) = cache.get(&key) {
+            return Ok(cubin);
+        }
+        let compiled = self.compile(nvrtc, arch)?;
+        cache.put(&key, &compiled.cubin);
+        Ok(compiled.cubin)
+    }
+
+    fn full_text(&self) -> String {
+        format!("{PRELUDE}\n#line 1 \"{}\"\n{}", self.file, self.text)
+    }
+}
+
+/// The compiler's name of a device's instruction set; 9.0 has instructions that only `sm_90a` lets one use.
+pub fn architecture((major, minor): (i32, i32)) -> String {
+    match (major, minor) {
+        (9, 0) => "sm_90a".to_owned(),
+        _ => format!("sm_{major}{minor}"),
+    }
+}
+
+/// What the assembler says about one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Registers per thread.
+    pub registers: usize,
+    /// Bytes written to memory because registers ran out.
+    pub spilled_bytes: usize,
+}
+
+/// Reads `ptxas -v`'s report.
+pub fn resources(log: &str) -> Vec<Resources> {
+    let mut kernels: Vec<Resources> = Vec::new();
+    for line in log.lines() {
+        if let Some(name) = line.split("Compiling entry function '").nth(1) {
+            let kernel = name.split('\'').next().unwrap_or_default().to_owned();
+            kernels.push(Resources { kernel, registers: 0, spilled_bytes: 0 });
+        }
+        let Some(kernel) = kernels.last_mut() else { continue };
+        if let Some(bytes) = number_before(line, " bytes spill stores") {
+            kernel.spilled_bytes += bytes;
+        }
+        if let Some(registers) = number_before(line, " registers") {
+            kernel.registers = registers;
+        }
+    }
+    kernels
+}
+
+fn number_before(line: &str, what: &str) -> Option<usize> {
+    let text = &line[..line.find(what)?];
+    text.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_assemblers_report_is_understood() {
+        let log = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'gemv_f16' for 'sm_90a'\n\
+            ptxas info    : Function properties for gemv_f16\n\
+            \x20   8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\n\
+            ptxas info    : Used 64 registers, used 1 barriers, 128 bytes smem\n";
+        let expected = Resources { kernel: "gemv_f16".to_owned(), registers: 64, spilled_bytes: 12 };
+        assert_eq!(resources(log), [expected]);
+    }
+}
