@@ -4,14 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
 use joulewise_profiler::sensor::{SearchPaths, discover};
 
 use crate::output;
-
-/// What the work runs on, and thus whose joules count.
-pub(crate) const METERED: MeteredDevice = MeteredDevice::Cpu;
 
 /// Where energy figures come from.
 #[derive(Args, Clone)]

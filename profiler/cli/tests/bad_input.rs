@@ -1,5 +1,7 @@
 //! Whatever is wrong with the input, the program says one sentence and ends with exit code 2.
 
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
+
 mod program;
 
 use std::fs;
@@ -80,6 +82,9 @@ fn texts_and_data() {
 
 #[test]
 fn devices_and_folders() {
+    // Where there is a GPU, asking for it is no mistake.
+    let run = joulewise(&["verify", "demo:gpt2", "--device", "cuda"]);
+    assert!(run.code == 0 || run.code == 2 && run.stderr.contains("--device cpu"), "{}", run.stderr);
     assert!(refused(&["profile", "demo:gpt2", "--tokens", "300", "--out", "/tmp"]).contains("room for: 255"));
     let directory = tempfile::tempdir().unwrap();
     // A folder below a file can be made by nobody, not even by root.

@@ -1,5 +1,7 @@
 //! Every command on the embedded models, read as a machine reads it.
 
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
+
 mod program;
 
 use std::fs;

@@ -108,7 +108,7 @@ impl Eval {
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
-        let primary = meter.primary(meter::METERED);
+        let primary = meter.primary(opened.metered);
         let energy = EnergyReport::of(&evaluation, &evaluation.measurement.energy(&primary));
         let Evaluation { score, tokens, measurement } = evaluation;
         let report = Report {

@@ -11,18 +11,17 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::ProgressBar;
 use joulewise_engine::{OutputKind, TokenBatch};
-use joulewise_models::{demo, synthetic};
+use joulewise_models::{ModelSpec, demo, load, synthetic};
 use joulewise_profiler::experiment::Protocol;
-use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::profile::{Setup, profile};
 use joulewise_profiler::report;
 use joulewise_profiler::report::json::{ModelSummary, PhaseProfile, Profile as Document};
 use joulewise_profiler::report::table::{self, Table};
 use joulewise_profiler::workload::{SessionWorkload, Workload};
 
-use crate::meter::{METERED, MeterOptions, start};
+use crate::meter::{MeterOptions, start};
 use crate::options::RunOptions;
-use crate::session::{Opened, open};
+use crate::session::{Chosen, Opened, place};
 use crate::{Verdict, output};
 
 /// What is profiled when no model is named.
@@ -78,15 +77,16 @@ impl Profile {
     pub(crate) fn run(self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
         let interrupted = catch_interrupt()?;
+        let chosen = Chosen::new(&self.run)?;
         let meter = start(&self.meter)?;
         let protocol = self.protocol();
-        let mut document = Document::new(&meter, METERED, protocol.clone());
+        let mut document = Document::new(&meter, chosen.metered, protocol.clone());
         let models: Vec<&str> = match &self.model {
             Some(model) => vec![model],
             None => DEMOS.to_vec(),
         };
         for name in models {
-            let mut opened = open(name, &self.run)?;
+            let mut opened = place(load(&ModelSpec::parse(name)?)?, &self.run, &chosen)?;
             document.add_model(summary(&opened, &self.run), opened.session.device());
             let batch = self.input(&opened)?;
             let is_decoder = opened.session.graph().cache.is_some();
@@ -103,8 +103,8 @@ impl Profile {
                     break;
                 }
                 let mut workload = make(&mut opened.session, &batch)?;
-                let phase =
-                    self.measure(name, &mut workload, &meter, &protocol, &mut document, interrupted)?;
+                let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
+                let phase = self.measure(name, &mut workload, &setup, &mut document, interrupted)?;
                 if !self.json {
                     self.print(name, opened.session.device(), &phase)?;
                 }
@@ -171,16 +171,14 @@ impl Profile {
         &self,
         name: &str,
         workload: &mut dyn Workload,
-        meter: &EnergyMeter,
-        protocol: &Protocol,
+        setup: &Setup<'_>,
         document: &mut Document,
         interrupted: &AtomicBool,
     ) -> Result<PhaseProfile> {
-        let setup = Setup { meter, device: METERED, work: None, protocol };
         let bar = output::progress(&format!("{name} {}", workload.shape().phase.name()), 0);
         let mut kept = Instant::now();
         let mut failed = None;
-        let phase = profile(workload, &setup, &mut |update| {
+        let phase = profile(workload, setup, &mut |update| {
             show(&bar, update.progress.done, update.progress.total);
             if kept.elapsed() > KEEP_EVERY {
                 document.put_phase(update.phase());
