@@ -334,6 +334,9 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
             start_s: trial.start_s - begin_s,
             duration_s: trial.duration_s,
             iterations: trial.iterations,
+            run_s: trial.run_s,
+            cpu_time_s: trial.cpu_time_s,
+            module_times_s: trial.part_s.clone(),
             energy_j: resolved.energy.energy_j,
         }
     };

@@ -27,7 +27,7 @@ use crate::experiment::Protocol;
 use crate::meter::{EnergyMeter, MeteredDevice};
 use crate::metrics::Metric;
 use crate::process;
-use crate::sensor::SensorKind;
+use crate::sensor::{SensorInfo, SensorKind};
 use crate::statistics::Summary;
 
 /// Value of the field `schema`.
@@ -107,6 +107,26 @@ pub struct SensorRow {
     pub is_primary: bool,
     /// Where its values come from.
     pub description: String,
+}
+
+impl SensorRow {
+    /// The row of a sensor.
+    pub fn of(info: &SensorInfo, is_primary: bool) -> Self {
+        SensorRow {
+            name: info.name.clone(),
+            kind: match info.kind {
+                SensorKind::EnergyCounter => "energy-counter".to_owned(),
+                SensorKind::Power => "power".to_owned(),
+            },
+            scope: info.scope.to_string(),
+            update_period_s: info.update_period_s,
+            resolution_j: info.resolution_j,
+            systematic_relative: info.systematic_relative,
+            provenance: info.provenance,
+            is_primary,
+            description: info.description.clone(),
+        }
+    }
 }
 
 /// What this process used so far.
@@ -382,6 +402,13 @@ pub struct WindowRow {
     pub duration_s: f64,
     /// How often the target was run.
     pub iterations: usize,
+    /// Seconds that the device took for all iterations.
+    pub run_s: f64,
+    /// Processor time of this process.
+    pub cpu_time_s: Option<f64>,
+    /// Of an `observed` window: mean time of each module per iteration, in the order of the modules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub module_times_s: Vec<f64>,
     /// Energy by the primary sensors, `null` when unresolved.
     pub energy_j: Option<f64>,
 }
@@ -398,22 +425,7 @@ impl Profile {
             created_unix_s: clock::to_unix_s(clock::now_s()),
             is_complete: false,
             environment: Environment::read(),
-            sensors: sensors
-                .map(|(index, info)| SensorRow {
-                    name: info.name.clone(),
-                    kind: match info.kind {
-                        SensorKind::EnergyCounter => "energy-counter".to_owned(),
-                        SensorKind::Power => "power".to_owned(),
-                    },
-                    scope: info.scope.to_string(),
-                    update_period_s: info.update_period_s,
-                    resolution_j: info.resolution_j,
-                    systematic_relative: info.systematic_relative,
-                    provenance: info.provenance,
-                    is_primary: primary.contains(&index),
-                    description: info.description.clone(),
-                })
-                .collect(),
+            sensors: sensors.map(|(index, info)| SensorRow::of(info, primary.contains(&index))).collect(),
             protocol,
             models: Vec::new(),
             process: ProcessUsage::default(),
