@@ -29,6 +29,8 @@ use crate::trace::{Trace, WindowEnergy};
 
 /// How long a sensor that fails is left alone.
 const RETRY_S: f64 = 1.0;
+/// Share of a slow counter's period for which it is left alone after a change.
+const QUIET_SHARE: f64 = 0.85;
 /// What a logger may take to write a row, beyond its period.
 const SETTLE_S: f64 = 0.2;
 
@@ -98,9 +100,9 @@ impl Channel {
     fn new(sensor: Box<dyn Sensor>) -> Self {
         let info = sensor.info();
         let interval_s = match info.kind {
-            // A counter is polled often enough to see the moment of each change to a twentieth of its period.
             SensorKind::EnergyCounter if info.is_current() => 20e-3,
-            SensorKind::EnergyCounter => (info.update_period_s / 20.0).clamp(2e-3, 50e-3),
+            // Often enough to see the moment of a change to a fortieth of the period.
+            SensorKind::EnergyCounter => (info.update_period_s / 40.0).clamp(1e-3, 50e-3),
             // A fast logger's rows come in bundles.
             SensorKind::Power => info.update_period_s.clamp(10e-3, 1.0),
         };
@@ -109,12 +111,19 @@ impl Channel {
     }
 
     fn read(&mut self) {
+        let n_points = self.trace.points().len();
         let result = self.sensor.read(&mut self.inbox);
         for reading in self.inbox.drain(..) {
             self.trace.push(reading);
         }
         let now_s = clock::now_s();
-        self.due_s = now_s + self.interval_s;
+        // Behind a change of a slow counter nothing happens for almost a period; reading may cost milliseconds.
+        let info = self.sensor.info();
+        let is_waiting = info.kind == SensorKind::EnergyCounter
+            && !info.is_current()
+            && self.trace.points().len() > n_points;
+        let pause_s = if is_waiting { QUIET_SHARE * info.update_period_s } else { self.interval_s };
+        self.due_s = now_s + pause_s;
         if let Err(error) = result {
             self.trace.fail(now_s, &error.to_string());
             self.due_s = now_s + RETRY_S.max(self.interval_s);
@@ -241,7 +250,8 @@ impl EnergyMeter {
     /// them is mostly the counter's own grain.
     pub fn power_samples(&self, sensor: usize, start_s: f64, end_s: f64, most: usize) -> Vec<Reading> {
         let channel = lock(&self.channels[sensor]);
-        let spacing_s = ((end_s - start_s) / most.max(1) as f64).max(0.9 * channel.interval_s);
+        let grain_s = if self.infos[sensor].is_current() { 0.9 * channel.interval_s } else { 0.0 };
+        let spacing_s = ((end_s - start_s) / most.max(1) as f64).max(grain_s);
         let mut thinned: Vec<Reading> = Vec::new();
         for point in channel.trace.points().iter().filter(|point| (start_s..=end_s).contains(&point.time_s)) {
             if thinned.last().is_none_or(|last| point.time_s - last.time_s >= spacing_s) {
