@@ -1,7 +1,7 @@
 //! Tasks: what a model is good for, as one score over a data set, measured in joules as it goes.
 //!
-//! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens in [`Task::load`], before
-//! anything is measured; [`evaluate`] then only runs the model and scores what comes out.
+//! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens before anything
+//! is measured; [`Task::evaluate`] then only runs the model and scores what comes out.
 
 mod sst2;
 mod stsb;
