@@ -8,6 +8,8 @@
 //! Both are held against the whole program in one piece, measured in windows of its own. What is left over is a row,
 //! `unattributed`, and nothing is rescaled.
 
+use std::collections::BTreeMap;
+
 use joulewise_engine::{Cost, ModuleId, Phase};
 
 use crate::clock;
@@ -76,7 +78,7 @@ pub fn attribute(
         timeline: timeline(record),
         power_samples: Vec::new(),
         windows: windows(&resolved),
-        notes: notes(parts, record, &whole, &closure),
+        notes: [silences(&resolved, primary), notes(parts, record, &whole, &closure)].concat(),
         closure,
         whole,
         modules,
@@ -341,6 +343,21 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
         }
     };
     resolved.iter().map(row).collect()
+}
+
+/// What sensors said, or did not, of windows of the whole program that stayed unresolved.
+fn silences(resolved: &[Resolved<'_>], primary: &[usize]) -> Vec<String> {
+    let whole: Vec<_> = resolved.iter().filter(|resolved| resolved.trial.target == Target::Whole).collect();
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for reading in whole.iter().flat_map(|r| primary.iter().filter_map(|&sensor| r.readings.get(sensor))) {
+        if let Some(reason) = &reading.reason {
+            *counts.entry((&reading.sensor, reason)).or_default() += 1;
+        }
+    }
+    let note = |((sensor, reason), n): (&(&str, &str), &usize)| {
+        format!("{sensor} did not resolve {n} of {} windows of the whole program: {reason}", whole.len())
+    };
+    counts.iter().map(note).collect()
 }
 
 fn notes(parts: &[Part], record: &Record, whole: &Whole, closure: &Closure) -> Vec<String> {

@@ -166,6 +166,7 @@ fn a_sensor_that_dies_half_way_takes_the_energies_with_it_and_nothing_else() {
         measure(SimulatedSensor::counter(&device, PERIOD_S).dying_at(dies_at_s), &device, &protocol());
     assert!(phase.is_complete);
     assert_eq!(phase.whole.energy.energy_j, None);
+    assert!(phase.notes.iter().any(|note| note.contains("it died")), "{:?}", phase.notes);
     // The windows before its death keep their energies.
     let known = phase.windows.iter().filter(|window| window.energy_j.is_some()).count();
     assert!(known >= 2 && known < phase.windows.len(), "{known} of {}", phase.windows.len());
