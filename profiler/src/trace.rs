@@ -1,5 +1,7 @@
 //! The samples of one sensor over time, and the energy between two moments.
 
+use std::ops::RangeInclusive;
+
 use crate::counter::{Advance, Counter};
 use crate::sensor::{Reading, SensorInfo, SensorKind};
 use crate::statistics::Summary;
@@ -137,22 +139,44 @@ impl Trace {
         // The first reading of all is no change: the update that it shows lies some time before it.
         let first = self.points.partition_point(|point| point.time_s < start_s).max(self.first_change());
         let behind = self.points.partition_point(|point| point.time_s <= end_s);
-        let inside = &self.points[first.min(behind)..behind];
-        let (Some(a), Some(b)) = (inside.first(), inside.last()) else {
+        if first >= behind {
             return self.bounded(start_s, end_s, "the counter did not change within the window");
-        };
+        }
+        let seen = behind - 1 - first;
+        let updates = self.updates(self.points[behind - 1].time_s - self.points[first].time_s, seen);
+        let (first, last) = self.sharpest(first, behind - 1);
+        let (a, b) = (self.points[first], self.points[last]);
         let span_s = b.time_s - a.time_s;
         if span_s <= 0.0 {
             return self.bounded(start_s, end_s, "the counter changed only once within the window");
         }
         let power_w = (b.value - a.value) / span_s;
         // The moment of a change is uniform over the time before it was seen: standard deviation over sqrt(12).
-        let vagueness_s = self.vagueness_s[first].hypot(self.vagueness_s[behind - 1]) / 12.0_f64.sqrt();
+        let vagueness_s = self.vagueness_s[first].hypot(self.vagueness_s[last]) / 12.0_f64.sqrt();
         WindowEnergy::Resolved {
             energy_j: power_w * (end_s - start_s),
             sampling_sd_j: power_w * vagueness_s * (end_s - start_s) / span_s,
-            updates: self.updates(span_s, inside.len() - 1),
+            updates,
         }
+    }
+
+    /// Two points near the ends of a stretch of points whose moments are well known: of a slow counter, the sharpest in
+    /// the first and the last quarter, since some changes slip in while nobody looks. A fast counter's readings are all
+    /// alike, and its ends are the window's.
+    fn sharpest(&self, first: usize, last: usize) -> (usize, usize) {
+        if self.is_current {
+            return (first, last);
+        }
+        let quarter = (last - first) / 4;
+        let (head, tail) = (first..=first + quarter, last - quarter..=last);
+        // The outermost point that is about as sharp as the sharpest: a longer span is worth more than the last bit.
+        let is_sharp = |range: RangeInclusive<usize>| {
+            let sharpest_s = self.vagueness_s[range].iter().copied().fold(f64::INFINITY, f64::min);
+            move |&index: &usize| self.vagueness_s[index] <= 1.5 * sharpest_s
+        };
+        let from = head.clone().find(is_sharp(head)).unwrap_or(first);
+        let to = tail.clone().rev().find(is_sharp(tail)).unwrap_or(last);
+        (from, to)
     }
 
     /// Index of the first point that is a change.

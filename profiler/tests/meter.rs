@@ -66,6 +66,19 @@ fn a_window_shorter_than_the_update_period_is_unresolved_and_not_zero() {
 }
 
 #[test]
+fn a_counter_that_does_not_move_is_unresolved_and_not_zero() {
+    // A device that draws nothing, under a counter that is fast enough to have told otherwise.
+    let device = SimulatedDevice::new(0.0);
+    let meter = EnergyMeter::start(vec![Box::new(SimulatedSensor::counter(&device, 1e-3))]);
+    let window = meter.begin();
+    pause(0.05);
+    let measurement = meter.end(window);
+    let reading = &measurement.readings[0];
+    assert_eq!((reading.energy_j, reading.provenance), (None, Provenance::Unresolved));
+    assert_eq!(measurement.energy(&[0]).energy_j, None);
+}
+
+#[test]
 fn few_updates_within_a_window_are_low_resolution() {
     let device = SimulatedDevice::new(40.0);
     let meter = EnergyMeter::start(vec![Box::new(SimulatedSensor::counter(&device, 0.05))]);

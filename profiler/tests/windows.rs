@@ -73,6 +73,25 @@ fn the_stated_sampling_error_is_the_real_one() {
 }
 
 #[test]
+fn changes_that_slipped_in_unseen_are_not_taken_for_the_windows_ends() {
+    // 100 W; a poll every 2 ms, but nobody looks between 1.55 s and 1.67 s, nor between 4.35 s and 4.47 s.
+    let device = SimulatedDevice::new(100.0);
+    let mut sensor = SimulatedSensor::counter(&device, 0.1);
+    let mut trace = Trace::new(sensor.info());
+    for poll in 0..3000 {
+        let time_s = f64::from(poll) * 2e-3;
+        if !(1.55..1.67).contains(&time_s) && !(4.35..4.47).contains(&time_s) {
+            trace.push(sensor.read_at(time_s).unwrap());
+        }
+    }
+    // The first change within is the one seen late, at 1.67 s instead of 1.6 s, the last that of 4.4 s, seen at 4.47 s.
+    let (energy_j, sampling_sd_j, _) = resolved(&trace, 1.56, 4.48);
+    // Both ends are known to a poll of 2 ms.
+    assert!((energy_j - 292.0).abs() <= 2.0 * 0.2, "{energy_j} J");
+    assert!(sampling_sd_j <= 100.0 * 2e-3 / 6.0_f64.sqrt() * 1.3, "{sampling_sd_j}");
+}
+
+#[test]
 fn a_window_without_two_changes_is_unresolved_and_bounded() {
     let device = SimulatedDevice::new(80.0);
     let trace = trace(SimulatedSensor::counter(&device, 0.1), 0.005, 5.0);
