@@ -13,6 +13,7 @@ mod output;
 mod packed;
 mod scalar;
 mod scratch;
+mod storage;
 mod thread_pool;
 mod vector;
 #[cfg(target_arch = "x86_64")]

@@ -74,6 +74,17 @@ pub(super) struct PanelProduct {
     pub(super) bias: *const f32,
     /// Whether the product is added to `y` or replaces it.
     pub(super) accumulate: bool,
+    /// Memory that is wanted soon; a kernel may fetch it meanwhile.
+    pub(super) wanted: Wanted,
+}
+
+/// What a [`PanelProduct`] fetches into the caches on the side. Addresses are hints: they need not be valid.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted {
+    /// The weights of the product itself, a little ahead of their use: they come from memory.
+    Weights,
+    /// So many cache lines from here on, for a later product: the weights of this one are in L2 already.
+    Lines(*const u8, usize),
 }
 
 /// How the few rows of a [`PanelProduct`] lie in memory.

@@ -8,16 +8,12 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::storage::Storage;
 use crate::error::{KernelError, Result};
 use crate::format::Format;
 
 /// Fills `out [range.len(), k]` with the rows of a range.
 pub type ReadRows<'a, E> = dyn FnMut(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + 'a;
-
-/// A cache line; makes the storage aligned for the widest vector loads.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// Weights `[n, k]` packed for one instruction set; see [`CpuKernels::pack`](super::CpuKernels::pack).
 #[derive(Clone)]
@@ -26,7 +22,7 @@ pub struct PackedMatrix {
     n: usize,
     k: usize,
     panel_width: usize,
-    lines: Vec<Line>,
+    storage: Storage,
 }
 
 impl PackedMatrix {
@@ -41,20 +37,15 @@ impl PackedMatrix {
         // Sizes beyond the address space saturate, and the allocation below refuses them.
         let panel_size = panel_width.saturating_mul(k).saturating_mul(element);
         let size = n.div_ceil(panel_width).saturating_mul(panel_size);
-        let mut packed = Self {
-            format,
-            n,
-            k,
-            panel_width,
-            lines: bytemuck::allocation::zeroed_vec(size.div_ceil(size_of::<Line>())),
-        };
+        let mut packed = Self { format, n, k, panel_width, storage: Storage::zeroed(size) };
         if size == 0 {
             return Ok(packed);
         }
         let mut rows = vec![0.0; panel_width * k];
         let mut panel = vec![0.0; panel_width * k];
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut packed.lines);
-        for (p, bytes) in bytes.chunks_exact_mut(panel_size).take(n.div_ceil(panel_width)).enumerate() {
+        for (p, bytes) in
+            packed.storage.bytes_mut().chunks_exact_mut(panel_size).take(n.div_ceil(panel_width)).enumerate()
+        {
             let range = p * panel_width..n.min((p + 1) * panel_width);
             let valid = range.len();
             read_rows(range, &mut rows[..valid * k])?;
@@ -132,7 +123,7 @@ impl PackedMatrix {
 
     /// All panels, one after the other: at least `n.div_ceil(panel_width) * panel_size` bytes, 64-byte aligned.
     pub(super) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.lines)
+        self.storage.bytes()
     }
 }
 

@@ -182,7 +182,11 @@ impl CudaKernels {
         let (blocks, threads, shared_bytes) = match slots {
             Some(slots) => {
                 launch = launch.int(slots);
-                (multiprocessors.min(rows.div_ceil(BULK_WARPS)), BULK_WARPS * 32, shared_bytes + slots * RING_BYTES)
+                (
+                    multiprocessors.min(rows.div_ceil(BULK_WARPS)),
+                    BULK_WARPS * 32,
+                    shared_bytes + slots * RING_BYTES,
+                )
             }
             // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
             None => ((2 * multiprocessors).min(rows.div_ceil(16)), 512, shared_bytes),

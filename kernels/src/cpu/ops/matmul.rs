@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::args::{MatMul, Rows};
-use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder};
+use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder, Wanted};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
@@ -26,6 +26,8 @@ const TASK_ROWS: usize = 512;
 const STEP_ELEMENTS: usize = TASK_ROWS * K_BLOCK;
 /// Longest step: its part of a panel, widened, takes another 256 KiB.
 const MAX_STEP: usize = 2048;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 /// Tasks per thread: enough to balance threads of unequal speed.
 const TASKS_PER_THREAD: usize = 6;
 /// Blocks of rows from which on a step's weights are widened once, in scratch memory, instead of in every block: the
@@ -179,8 +181,17 @@ impl Product<'_> {
                         unsafe { (self.table.widen)(format, weights, wide) };
                         (weights, format) = (bytemuck::cast_slice(wide), Format::F32);
                     }
-                    for block in blocks.clone() {
-                        self.multiply(panel, block, &terms, weights, format);
+                    // The first block brings the panel into L2; the others, which find it there, bring the next one.
+                    let next = if panel + 1 < panels.end { self.weights(panel + 1, &terms) } else { &[] };
+                    let share = next.len().div_ceil(LINE_BYTES).div_ceil((blocks.len() - 1).max(1));
+                    for (index, block) in blocks.clone().enumerate() {
+                        let wanted = match index.checked_sub(1) {
+                            Some(earlier) if !next.is_empty() => {
+                                Wanted::Lines(next.as_ptr().wrapping_add(earlier * share * LINE_BYTES), share)
+                            }
+                            _ => Wanted::Weights,
+                        };
+                        self.multiply(panel, block, &terms, (weights, format), wanted);
                     }
                 }
             }
@@ -195,7 +206,14 @@ impl Product<'_> {
     }
 
     /// One block of rows times the `terms` of one panel, which are in `weights`.
-    fn multiply(&self, panel: usize, block: usize, terms: &Range<usize>, weights: &[u8], format: Format) {
+    fn multiply(
+        &self,
+        panel: usize,
+        block: usize,
+        terms: &Range<usize>,
+        (weights, format): (&[u8], Format),
+        wanted: Wanted,
+    ) {
         let (n, k, width) = (self.w.n(), self.w.k(), self.w.panel_width());
         let rows = self.blocks.rows(block);
         let first = panel * width;
@@ -213,6 +231,7 @@ impl Product<'_> {
             cols: width.min(n - first),
             bias: bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
             accumulate: terms.start > 0,
+            wanted,
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` holds `k` columns of the
         // block's rows, from `terms.start` on; `weights` holds the terms (asserted), aligned because panels and scratch

@@ -11,7 +11,9 @@ use std::ptr;
 
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{Interleave, OpTable, PanelProduct, RowOrder, SCORES_STRIDE, Scores, TokenRows};
+use crate::cpu::op_table::{
+    Interleave, OpTable, PanelProduct, RowOrder, SCORES_STRIDE, Scores, TokenRows, Wanted,
+};
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
 use crate::cpu::scratch::with_scratch;
@@ -208,6 +210,7 @@ impl<'a> Task<'a> {
                 cols: width,
                 bias: ptr::null(),
                 accumulate: false,
+                wanted: Wanted::Weights,
             };
             // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `q` is an interleaved block of
             // `rows` rows of `d`, `packed` a panel of `d` terms, and rows of scores are `KEY_BLOCK` long, a multiple
@@ -252,6 +255,7 @@ impl<'a> Task<'a> {
                 cols: width.min(d - panel * width),
                 bias: ptr::null(),
                 accumulate: true,
+                wanted: Wanted::Weights,
             };
             // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `scores` holds
             // `rows` rows of `count <= KEY_BLOCK`, `packed` a panel of `KEY_BLOCK` terms, and `y` `rows` rows of `d`, of

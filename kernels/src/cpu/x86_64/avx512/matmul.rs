@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::vector::mask;
-use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder};
+use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder, Wanted};
 use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
 use crate::format::Format;
 
@@ -146,6 +146,34 @@ unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct) {
     }
 }
 
+/// Terms from one fetch of [`Wanted::Lines`] to the next.
+const FETCH_EVERY: usize = 4;
+
+/// Fetches [`Wanted::Lines`] into L2, spread evenly over a product, so that loads of its own do not queue behind them.
+struct Later {
+    line: *const u8,
+    /// Lines per fetch.
+    burst: usize,
+}
+
+impl Later {
+    fn new(p: &PanelProduct) -> Self {
+        match p.wanted {
+            Wanted::Lines(line, count) => Self { line, burst: count.div_ceil(p.k.div_ceil(FETCH_EVERY)) },
+            Wanted::Weights => Self { line: p.w, burst: 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self) {
+        for _ in 0..self.burst {
+            // SAFETY: a hint; it does not fault, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.line.cast()) };
+            self.line = self.line.wrapping_add(64);
+        }
+    }
+}
+
 /// # Safety
 ///
 /// As [`PanelProduct`] says, with `rows == ROWS` and `x` in the order `X`.
@@ -154,13 +182,20 @@ unsafe fn multiply<W: Weight, X: Order, const ROWS: usize>(p: &PanelProduct) {
     let masks = [mask(p.cols), mask(p.cols.saturating_sub(16))];
     let step = PANEL_WIDTH * W::SIZE;
     let (mut x, mut w) = (p.x, p.w);
+    let mut later = Later::new(p);
     let mut first = 0;
     while first < p.k {
         let terms = K_BLOCK.min(p.k - first);
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for _ in 0..terms {
-            for line in 0..step / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + line * 64).cast());
+        for term in 0..terms {
+            match p.wanted {
+                Wanted::Weights => {
+                    for line in 0..step / 64 {
+                        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + line * 64).cast());
+                    }
+                }
+                Wanted::Lines(..) if term % FETCH_EVERY == 0 => later.fetch(),
+                Wanted::Lines(..) => {}
             }
             // SAFETY: `w` and `x` stand at term `first + i < k`: 32 weights and `ROWS` activations.
             unsafe {
