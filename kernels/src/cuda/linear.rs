@@ -1,4 +1,4 @@
-//! Matrix products. The kernels are in `gemv.cu` and `gemv_bulk.cu` (one row), `gemm_mma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
+//! Matrix products. The kernels are in `gemv.cu` (one row), `gemm_mma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
 
 use super::driver::{DeviceBuffer, Launch};
 use super::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, check};
@@ -65,10 +65,6 @@ pub struct VectorProduct<'a> {
     /// Added last; for a single matrix.
     pub residual: Option<DeviceRows<'a>>,
 }
-
-/// Warps of a block of `gemv_bulk.cu`, and one slot for each of them.
-const BULK_WARPS: usize = 8;
-const RING_BYTES: usize = BULK_WARPS * 2048;
 
 impl CudaKernels {
     /// `y = f(x w^T + bias) + residual`, with the kernel that suits the shape.
@@ -150,13 +146,9 @@ impl CudaKernels {
         check::equal(OP, "bytes of a row beyond whole pieces", 0, row_bytes % 16)?;
         let shared_bytes = staged_bytes(k);
         self.fits(OP, shared_bytes)?;
-        let slots = self.ring_slots(k);
-        let (file, name) = match slots {
-            Some(_) => ("gemv_bulk.cu", format!("gemv_bulk_{}", first.w.format)),
-            None => ("gemv.cu", format!("gemv_{}", first.w.format)),
-        };
+        let name = format!("gemv_{}", first.w.format);
         let norm_code = norm.map_or(0, |norm| if norm.kind == NormKind::Layer { 1 } else { 2 });
-        let mut launch = Launch::new(&self.stream, self.function(file, &name)?)
+        let mut launch = Launch::new(&self.stream, self.function("gemv.cu", &name)?)
             .buffer(x.data, x.offset)
             .int(k)
             .int(norm_code)
@@ -178,28 +170,10 @@ impl CudaKernels {
             None => launch.optional::<f32>(None),
         };
         let rows = if gate.is_some() { first.w.n } else { parts.iter().map(|part| part.w.n).sum() };
-        let multiprocessors = self.context().multiprocessors();
-        let (blocks, threads, shared_bytes) = match slots {
-            Some(slots) => {
-                launch = launch.int(slots);
-                (multiprocessors.min(rows.div_ceil(BULK_WARPS)), BULK_WARPS * 32, shared_bytes + slots * RING_BYTES)
-            }
-            // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
-            None => ((2 * multiprocessors).min(rows.div_ceil(16)), 512, shared_bytes),
-        };
-        // SAFETY: warps take existing rows in turns; shapes were checked and the shared memory holds `x` and the rings.
-        Ok(unsafe { launch.submit([blocks, 1, 1], threads, shared_bytes, true) }?)
-    }
-
-    /// Slots of each warp's ring where the copy engine brings the weights: as many as leave room for another block of
-    /// the same size.
-    fn ring_slots(&self, k: usize) -> Option<usize> {
-        if self.context().compute_capability() != (9, 0) {
-            return None;
-        }
-        let half = self.context().shared_memory_bytes() / 2 - 3 * 1024;
-        let slots = (half.checked_sub(staged_bytes(k))? / RING_BYTES).min(8);
-        (slots >= 2).then_some(slots)
+        // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
+        let blocks = (2 * self.context().multiprocessors()).min(rows.div_ceil(16));
+        // SAFETY: warps take existing rows in turns; shapes were checked and the shared memory holds `x`.
+        Ok(unsafe { launch.submit([blocks, 1, 1], 512, shared_bytes, true) }?)
     }
 
     fn linear_tensor(&self, args: &LinearArgs<'_>, x: &DeviceBuffer<half::f16>) -> Result<()> {

@@ -31,9 +31,9 @@ pub static SOURCES: &[Source] = &[
     source!("norm.cu", None),
     source!("rope.cu", None),
     source!("attention.cu", None),
+    source!("attention_mma.cu", None),
     source!("attention_decode.cu", None),
     source!("gemv.cu", None),
-    source!("gemv_bulk.cu", Some("sm_90a")),
     source!("gemm_simt.cu", None),
     source!("gemm_mma.cu", None),
 ];

@@ -478,6 +478,7 @@ impl Memory {
                     window: spec.window,
                     slopes: self.slopes.get(&step),
                     mask,
+                    precision: tables.cache_format,
                     y: self.whole(*y)?,
                 })?;
             }
