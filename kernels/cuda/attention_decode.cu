@@ -282,6 +282,10 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     DECODE(NAME##_2, T, 2)                                                                                             \
     DECODE(NAME##_4, T, 4)                                                                                             \
     DECODE(NAME##_8, T, 8)
+#if defined(ELEMENT_f32)
 DECODE_GROUPS(attention_decode_f32, float)
+#elif defined(ELEMENT_f16)
 DECODE_GROUPS(attention_decode_f16, f16)
+#elif defined(ELEMENT_bf16)
 DECODE_GROUPS(attention_decode_bf16, bf16)
+#endif

@@ -210,13 +210,16 @@ __device__ void attention(const float *q, int q_stride, const S *k, const S *v, 
                              v_token_stride, tokens, heads, head_dim, start, min(start + tokens, capacity), scale,     \
                              causal, window, slopes ? slopes[blockIdx.y] : 0.0f, mask, mask_stride, y);                \
     }
+#if defined(ELEMENT_f16)
 ATTENTION(attention_mma_f16_f32_64, f16, float, 64)
 ATTENTION(attention_mma_f16_f32_128, f16, float, 128)
 ATTENTION(attention_mma_f16_f16_64, f16, f16, 64)
 ATTENTION(attention_mma_f16_f16_128, f16, f16, 128)
+#elif defined(ELEMENT_bf16)
 ATTENTION(attention_mma_bf16_f32_64, bf16, float, 64)
 ATTENTION(attention_mma_bf16_f32_128, bf16, float, 128)
 ATTENTION(attention_mma_bf16_bf16_64, bf16, bf16, 64)
 ATTENTION(attention_mma_bf16_bf16_128, bf16, bf16, 128)
+#endif
 
 #endif

@@ -1,6 +1,7 @@
 //! Every CUDA kernel against the reference over random shapes. Needs a GPU; says `SKIP cuda: ...` where there is none.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::print_stdout, reason = "helpers of tests say why nothing was tested")]
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -279,6 +280,7 @@ fn matrix_products() {
                         activation: kind,
                         residual: has_residual.then_some(DeviceRows::dense(&dr, m, n)),
                         scratch: Some(&scratch),
+                        is_rounded: false,
                         y: DeviceRows::dense(&y, m, n),
                     })
                     .unwrap();
@@ -358,8 +360,8 @@ fn products_of_one_row_with_everything_fused() {
                         gate.iter().zip(up).map(|(g, u)| (silu(*g) * f64::from(u)) as f32).collect();
                     close(&gpu.read(&results[0]), &expected, F32_BOUND, "gate");
                 } else {
-                    for i in 0..3 {
-                        close(&gpu.read(&results[i]), &product(i), F32_BOUND, "parts");
+                    for (i, result) in results.iter().enumerate() {
+                        close(&gpu.read(result), &product(i), F32_BOUND, "parts");
                     }
                 }
             }
@@ -516,7 +518,12 @@ fn attention_without_a_cache() {
                 head_stride: p.head_dim,
                 token_stride: kv_cols,
             };
-            close(&gpu.read(&y), &p.expected(&q, view(&k), view(&v)), attention_bound(precision), &p.describe());
+            close(
+                &gpu.read(&y),
+                &p.expected(&q, view(&k), view(&v)),
+                attention_bound(precision),
+                &p.describe(),
+            );
         }
     });
 }

@@ -21,6 +21,8 @@ pub struct LinearArgs<'a> {
     pub residual: Option<DeviceRows<'a>>,
     /// Room for `x` in 16 bits, `m * k` elements; without it tensor cores are not used.
     pub scratch: Option<&'a DeviceBuffer<half::f16>>,
+    /// Whether the scratch holds this very `x` already, left there by the launch before.
+    pub is_rounded: bool,
     /// Result, dense.
     pub y: DeviceRows<'a>,
 }
@@ -75,7 +77,7 @@ impl CudaKernels {
     /// # Errors
     /// [`KernelError::Shape`].
     pub fn linear(&self, args: &LinearArgs<'_>) -> Result<()> {
-        let LinearArgs { x, w, bias, activation, residual, scratch, y } = *args;
+        let LinearArgs { x, w, bias, activation, residual, scratch, y, .. } = *args;
         check::rows("linear", "x", &x)?;
         check::dense("linear", "y", &y)?;
         check::equal("linear", "columns of x", w.k, x.cols)?;
@@ -97,7 +99,9 @@ impl CudaKernels {
                     && w.k.is_multiple_of(8)
                     && scratch.len() >= x.rows * x.cols =>
             {
-                self.round_rows(w.format, &x, scratch)?;
+                if !args.is_rounded {
+                    self.round_rows(w.format, &x, scratch)?;
+                }
                 self.linear_tensor(args, scratch)
             }
             _ => self.linear_simt(args),
@@ -176,17 +180,23 @@ impl CudaKernels {
         Ok(unsafe { launch.submit([blocks, 1, 1], 512, shared_bytes, true) }?)
     }
 
+    /// Whether [`CudaKernels::linear`] rounds `m` rows of `x` into its scratch before it multiplies them with `w`.
+    pub fn rounds_input(&self, w: &DeviceMatrix, m: usize) -> bool {
+        self.has_tensor_cores_for(w.format) && w.k.is_multiple_of(8) && (m > 1 || !self.can_stream(w))
+    }
+
     fn linear_tensor(&self, args: &LinearArgs<'_>, x: &DeviceBuffer<half::f16>) -> Result<()> {
         let LinearArgs { w, bias, activation, residual, y, .. } = *args;
         let (m, n) = (y.rows, w.n);
         let multiprocessors = self.context().multiprocessors();
-        // The largest tile that still gives every multiprocessor one.
-        let (tile_m, tile_n, threads) = [(128, 128, 256), (64, 64, 128)]
+        // The largest tile that still gives every multiprocessor one; few rows are bound by the weights' way from
+        // memory, for which many small tiles with many stages ask at once.
+        let (tile_m, tile_n, threads, stages) = [(128, 128, 256, 3), (64, 64, 128, 3)]
             .into_iter()
-            .find(|(tile_m, tile_n, _)| {
+            .find(|(tile_m, tile_n, ..)| {
                 m.div_ceil(*tile_m) * n.div_ceil(*tile_n) >= multiprocessors && m > 32
             })
-            .unwrap_or((32, 64, 128));
+            .unwrap_or(if m > 16 { (32, 64, 128, 4) } else { (16, 32, 64, 8) });
         let name = format!("gemm_mma_{}_{tile_m}", w.format);
         let launch = Launch::new(&self.stream, self.function("gemm_mma.cu", &name)?)
             .buffer(x, 0)
@@ -196,7 +206,7 @@ impl CudaKernels {
             .int(n);
         let launch =
             epilogue(launch, bias, activation, residual).buffer(y.data, y.offset).optional::<half::f16>(None);
-        let shared_bytes = 3 * (tile_m + tile_n) * 32 * 2;
+        let shared_bytes = stages * (tile_m + tile_n) * 32 * 2;
         let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n);
         // SAFETY: blocks cover `y`, the kernel neither reads nor writes beyond `m`, `n` and `k`; `linear` checked the
         // shapes, and the shared memory is what the kernel lays out.
