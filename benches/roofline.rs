@@ -1,15 +1,20 @@
-//! One table of all kernels beside the machine's ceilings, in Markdown on the standard output.
+//! One table of all kernels, and of whole models module by module, beside the machine's ceilings, in Markdown on the
+//! standard output.
 //!
-//! `cargo bench -p joulewise-benches --bench roofline -- [--threads N] [FILTER]`
+//! `cargo bench -p joulewise-benches --bench roofline -- [FILTER]` keeps the rows whose op and shape contain the
+//! filter.
 
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 use joulewise_benches::case::{self, Weights, must};
 use joulewise_benches::ceiling::Ceilings;
 use joulewise_benches::machine::Machine;
-use joulewise_benches::roofline::{Table, ceilings_markdown};
+use joulewise_benches::model::{KindTimes, ModelStep, model_steps, work_of_last_run};
+use joulewise_benches::roofline::{Table, Work, ceilings_markdown};
 use joulewise_benches::run;
-use joulewise_benches::timing::{Effort, time};
+use joulewise_benches::timing::{Effort, Timing, time};
+use joulewise_engine::Unobserved;
+use joulewise_kernels::cpu::CpuKernels;
 
 fn main() {
     let is_test = run::is_test();
@@ -34,5 +39,38 @@ fn main() {
             }
         }
     }
+    for (kernels, ceilings) in all_kernels.iter().zip(&ceilings) {
+        for step in model_steps(is_test) {
+            if format!("{} {}", step.label(), step.strategy).contains(&filter) {
+                add_model_step(&mut table, &step, kernels, ceilings, effort);
+            }
+        }
+    }
     println!("{}", table.to_markdown());
+}
+
+/// One row for the whole step, and one for all modules of each kind.
+fn add_model_step(
+    table: &mut Table,
+    step: &ModelStep,
+    kernels: &CpuKernels,
+    ceilings: &Ceilings,
+    effort: Effort,
+) {
+    let mut session = step.session(kernels);
+    let label = format!("{} {}", step.label(), step.strategy);
+    let whole = time(effort, || {
+        must(session.observed(&mut Unobserved).repeat());
+    });
+    let work = work_of_last_run(&session);
+    table.push("whole step", &label, whole, work, ceilings);
+    let mut times = KindTimes::new(session.last_kv_start());
+    time(effort, || {
+        must(session.observed(&mut times).repeat());
+    });
+    for (kind, (times_s, cost)) in times.kinds {
+        let (flops, bytes) = (cost.flops, cost.bytes_read + cost.bytes_written);
+        let work = Work { flops, bytes, ..work };
+        table.push(kind.name(), &label, Timing::of(times_s), work, ceilings);
+    }
 }

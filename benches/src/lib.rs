@@ -13,6 +13,7 @@ pub mod ceiling;
 pub mod criterion_run;
 pub mod input;
 pub mod machine;
+pub mod model;
 pub mod roofline;
 pub mod run;
 pub mod shape;

@@ -47,7 +47,9 @@ pub enum EngineError {
     },
     /// Loading would need more memory than the machine has free.
     #[error(
-        "the weights need {needed_bytes} bytes and only {available_bytes} are free; a narrower strategy needs less"
+        "the weights need {:.1} GB and only {:.1} GB are free; a narrower strategy needs less",
+        *needed_bytes as f64 / 1e9,
+        *available_bytes as f64 / 1e9
     )]
     OutOfMemory {
         /// Bytes of the packed weights.

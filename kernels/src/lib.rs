@@ -4,8 +4,8 @@
 //! checks them once, and computes. Everywhere `x [m, k]`, `w [n, k]`, `y [m, n] = x w^T`, row-major `f32`
 //! activations.
 //!
-//! - [`format`]: the number formats weights are stored in, one table, one file each.
-//! - [`reference`]: every operation again, slow and obviously right; the oracle of the tests.
+//! - [`format`](mod@format): the number formats weights are stored in, one table, one file each.
+//! - [`reference`](mod@reference): every operation again, slow and obviously right; the oracle of the tests.
 //! - [`cpu`]: the fast ones. [`CpuKernels`](cpu::CpuKernels) is a table of functions for one instruction set,
 //!   chosen once at run time, and the threads they run on.
 //! - [`cuda`]: the same for NVIDIA GPUs, compiled at load for the one at hand.

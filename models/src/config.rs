@@ -15,7 +15,7 @@
 
 use std::path::Path;
 
-use safetensors::Dtype;
+use joulewise_engine::Format;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
@@ -141,12 +141,12 @@ impl ModelConfig {
     }
 
     /// Number format the checkpoint was saved in: `dtype` (transformers 5) or `torch_dtype` (transformers 4).
-    pub fn dtype(&self) -> Option<Dtype> {
+    pub fn dtype(&self) -> Option<Format> {
         let name = self.get("dtype").or_else(|| self.get("torch_dtype"))?.as_str()?;
         match name.trim_start_matches("torch.") {
-            "float32" => Some(Dtype::F32),
-            "float16" => Some(Dtype::F16),
-            "bfloat16" => Some(Dtype::BF16),
+            "float32" => Some(Format::F32),
+            "float16" => Some(Format::F16),
+            "bfloat16" => Some(Format::Bf16),
             _ => None,
         }
     }
@@ -154,6 +154,11 @@ impl ModelConfig {
     /// How an encoder without a head pools; mean unless `1_Pooling/config.json` says otherwise.
     pub fn pooling(&self) -> Pooling {
         self.pooling
+    }
+
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
     }
 
     /// Whether a key is there and not `null`.
@@ -398,9 +403,9 @@ mod tests {
 
     #[test]
     fn both_transformers_spell_the_dtype() {
-        assert_eq!(config(r#"{"torch_dtype": "float16"}"#).dtype(), Some(Dtype::F16));
-        assert_eq!(config(r#"{"dtype": "bfloat16"}"#).dtype(), Some(Dtype::BF16));
-        assert_eq!(config(r#"{"dtype": null, "torch_dtype": "float32"}"#).dtype(), Some(Dtype::F32));
+        assert_eq!(config(r#"{"torch_dtype": "float16"}"#).dtype(), Some(Format::F16));
+        assert_eq!(config(r#"{"dtype": "bfloat16"}"#).dtype(), Some(Format::Bf16));
+        assert_eq!(config(r#"{"dtype": null, "torch_dtype": "float32"}"#).dtype(), Some(Format::F32));
         assert_eq!(config("{}").dtype(), None);
     }
 

@@ -71,7 +71,8 @@ impl Demo {
     /// # Errors
     /// As [`Demo::config`].
     pub fn golden(&self) -> Result<Golden> {
-        Golden::from_bytes(&self.file("golden.safetensors"), self.golden)
+        let origin = self.file("golden.safetensors");
+        Golden::read(&origin, &Checkpoint::embedded(&origin, self.golden)?)
     }
 
     /// What error messages call a file of it.

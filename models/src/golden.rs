@@ -8,12 +8,10 @@
 use std::path::Path;
 
 use joulewise_engine::{ForwardOptions, OutputKind, Session, TokenBatch, greedy};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
-use crate::file;
 
 /// All cases of one file.
 #[derive(Clone, Debug)]
@@ -67,39 +65,45 @@ impl Golden {
     /// # Errors
     /// [`ModelError::Io`], or [`ModelError::Safetensors`] when a tensor is missing or of the wrong kind.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_bytes(&path.display().to_string(), &file::read(path)?)
+        Self::read(&path.display().to_string(), &Checkpoint::open_file(path)?)
     }
 
-    /// Reads a file that is in memory; `origin` is what error messages call it.
+    /// Reads the tensors of an open file; `origin` is what error messages call it.
     ///
     /// # Errors
     /// As [`Golden::open`].
-    pub fn from_bytes(origin: &str, bytes: &[u8]) -> Result<Self> {
+    pub fn read(origin: &str, tensors: &Checkpoint) -> Result<Self> {
         let broken = |problem: String| ModelError::Safetensors { origin: origin.to_owned(), problem };
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| broken(error.to_string()))?;
         let mut indices: Vec<usize> = tensors
             .names()
-            .iter()
             .filter_map(|name| name.strip_prefix("case")?.strip_suffix(".input_ids")?.parse().ok())
             .collect();
         indices.sort_unstable();
         if indices.is_empty() {
             return Err(broken("it has no tensor `case0.input_ids`".to_owned()));
         }
-        let floats =
-            |name: &str| tensors.tensor(name).ok().map(|view| read_f32(&view)).transpose().map_err(broken);
-        let integers =
-            |name: &str| tensors.tensor(name).ok().map(|view| read_u32(&view)).transpose().map_err(broken);
+        let floats = |name: &str| -> Result<Option<Vec<f32>>> {
+            let Some(entry) = tensors.entry(name) else { return Ok(None) };
+            let mut values = vec![0.0; entry.elements()];
+            tensors.read_f32(name, 0, &mut values)?;
+            Ok(Some(values))
+        };
+        // Ids and flags; a negative one is as wrong as one past the vocabulary.
+        let integers = |name: &str| -> Result<Option<Vec<u32>>> {
+            if tensors.entry(name).is_none() {
+                return Ok(None);
+            }
+            let narrow =
+                |id: i64| u32::try_from(id).map_err(|_| broken(format!("`{name}` holds the id {id}")));
+            tensors.read_integers(name)?.into_iter().map(narrow).collect::<Result<_>>().map(Some)
+        };
         let case = |index: usize| -> Result<Case> {
             let name = |part: &str| format!("case{index}.{part}");
             let ids = integers(&name("input_ids"))?.unwrap_or_default();
-            let shape =
-                tensors.tensor(&name("input_ids")).map(|view| view.shape().to_vec()).unwrap_or_default();
-            let &[batch, _] = shape.as_slice() else {
-                return Err(broken(format!(
-                    "`{}` has shape {shape:?}, expected two sizes",
-                    name("input_ids")
-                )));
+            let shape = tensors.entry(&name("input_ids")).map(|entry| &entry.shape[..]).unwrap_or_default();
+            let &[batch, _] = shape else {
+                let input = name("input_ids");
+                return Err(broken(format!("`{input}` has shape {shape:?}, expected two sizes")));
             };
             let mut input = TokenBatch::dense(ids, batch)?;
             if let Some(mask) = integers(&name("attention_mask"))? {
@@ -221,30 +225,11 @@ fn nmse(got: &[f32], expected: &[f32], mask: Option<&[u8]>) -> f64 {
     if difference == 0.0 { 0.0 } else { difference / norm }
 }
 
-fn read_f32(view: &TensorView<'_>) -> std::result::Result<Vec<f32>, String> {
-    match view.dtype() {
-        Dtype::F32 => Ok(bytemuck::pod_collect_to_vec(view.data())),
-        other => Err(format!("a reference tensor is {other:?}, expected F32")),
-    }
-}
-
-/// Ids and flags; a negative one is as wrong as one past the vocabulary.
-fn read_u32(view: &TensorView<'_>) -> std::result::Result<Vec<u32>, String> {
-    let wide: Vec<i64> = match view.dtype() {
-        Dtype::I32 => {
-            bytemuck::pod_collect_to_vec::<u8, i32>(view.data()).into_iter().map(i64::from).collect()
-        }
-        Dtype::I64 => bytemuck::pod_collect_to_vec(view.data()),
-        other => return Err(format!("token ids are {other:?}, expected I32")),
-    };
-    wide.into_iter()
-        .map(|id| u32::try_from(id).map_err(|_| format!("token id {id} is out of range")))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
 
     #[test]
     fn nmse_looks_only_where_the_mask_does() {
@@ -254,11 +239,24 @@ mod tests {
         assert!(nmse(&[f32::NAN], &[1.0], None).is_nan());
     }
 
+    fn problem(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> String {
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
+        let file = safetensors::serialize(views, None).unwrap();
+        let checkpoint = Checkpoint::from_bytes("g", file).unwrap();
+        Golden::read("g", &checkpoint).unwrap_err().to_string()
+    }
+
     #[test]
-    fn a_file_without_cases_is_refused() {
-        let empty = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
-        let error = Golden::from_bytes("g", &empty).unwrap_err();
-        assert!(error.to_string().contains("case0.input_ids"), "{error}");
-        assert!(Golden::from_bytes("g", b"not a file").is_err());
+    fn unusable_files_are_refused() {
+        assert!(problem(&[]).ends_with("it has no tensor `case0.input_ids`"));
+        let flat = problem(&[("case0.input_ids", Dtype::I32, vec![1], vec![1, 0, 0, 0])]);
+        assert!(flat.ends_with("`case0.input_ids` has shape [1], expected two sizes"), "{flat}");
+        let negative = problem(&[("case0.input_ids", Dtype::I32, vec![1, 1], vec![255; 4])]);
+        assert!(negative.ends_with("`case0.input_ids` holds the id -1"), "{negative}");
+        let floats = problem(&[("case0.input_ids", Dtype::F32, vec![1, 1], vec![0; 4])]);
+        assert!(floats.ends_with("is stored as F32, expected I32 or I64"), "{floats}");
+        assert_eq!(problem(&[("case0.input_ids", Dtype::I32, vec![0, 5], vec![])]), "the input is empty");
     }
 }

@@ -99,8 +99,9 @@ pub fn load(spec: &ModelSpec) -> Result<LoadedModel> {
     match spec {
         ModelSpec::Directory(directory) => {
             let config = ModelConfig::load(directory)?;
-            let graph = families::build(&config)?;
-            let weights = checked(Checkpoint::open(directory)?, &graph)?;
+            let checkpoint = Checkpoint::open(directory)?;
+            let graph = families::build_for(&config, &|tensor| checkpoint.resolve(tensor).is_some())?;
+            let weights = checked(checkpoint, &graph)?;
             Ok(LoadedModel {
                 name: directory.display().to_string(),
                 graph: Arc::new(graph),
@@ -174,9 +175,9 @@ impl LoadedModel {
     }
 }
 
-/// A checkpoint that has every tensor of the graph in a format that can be read.
+/// A checkpoint that has every tensor of the graph, in its shape and in a format that can be read.
 fn checked(checkpoint: Checkpoint, graph: &ModelGraph) -> Result<Box<dyn WeightSource + Send + Sync>> {
-    graph.weights.iter().try_for_each(|weight| checkpoint.check(&weight.name))?;
+    graph.weights.iter().try_for_each(|weight| checkpoint.check(weight))?;
     Ok(Box::new(checkpoint))
 }
 

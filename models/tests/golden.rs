@@ -1,9 +1,11 @@
-//! Every model with reference tensors against them: the embedded ones, and those beside the checkout.
+//! Every model with reference tensors against them: the embedded ones, the tiny ones of `tests/golden`, and those
+//! beside the checkout.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::print_stdout, reason = "a test says what it measured and what it skipped")]
 
-use std::path::{Path, PathBuf};
+mod directories;
 
+use directories::golden_directories;
 use joulewise_engine::{CpuBackend, Session, SessionOptions, Strategy};
 use joulewise_models::{ModelSpec, load};
 
@@ -12,49 +14,32 @@ use joulewise_models::{ModelSpec, load};
 /// some 50 of them behind each other, that is below 3e-5, whose square is the bound.
 const BOUND: f64 = 1e-9;
 
-/// Directories with a `golden.safetensors`, at any depth.
-fn golden_directories(root: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            if path.join("golden.safetensors").is_file() {
-                found.push(path.clone());
-            }
-            golden_directories(&path, found);
-        }
-    }
-}
-
-fn verify(spec: &ModelSpec) {
-    let model = load(spec).unwrap();
-    let golden = model.golden().unwrap().unwrap();
+/// What differs, if anything.
+fn verify(spec: &ModelSpec) -> Result<(), String> {
+    let complaint = |error: &dyn std::fmt::Display| format!("{spec:?}: {error}");
+    let model = load(spec).map_err(|error| complaint(&error))?;
+    let golden =
+        model.golden().map_err(|error| complaint(&error))?.ok_or("there is nothing to compare with")?;
     let (backend, plan) = (CpuBackend::new(2), Strategy::Fp32.into());
     let weights = model.weights.as_ref();
-    let mut session =
-        Session::open(&backend, model.graph, weights, &plan, SessionOptions::default()).unwrap();
-    let verification = golden.verify(&mut session, BOUND, |_| {}).unwrap();
-    assert!(verification.passed, "{}: {verification:?}", model.name);
+    let mut session = Session::open(&backend, model.graph, weights, &plan, SessionOptions::default())
+        .map_err(|error| complaint(&error))?;
+    let verification = golden.verify(&mut session, BOUND, |_| {}).map_err(|error| complaint(&error))?;
     println!("{} worst NMSE {:.2e}, {} cases", model.name, verification.worst_nmse, golden.len());
+    if verification.passed { Ok(()) } else { Err(complaint(&format!("{verification:?}"))) }
+}
+
+fn verify_all(specs: impl IntoIterator<Item = ModelSpec>) {
+    let failures: Vec<String> = specs.into_iter().filter_map(|spec| verify(&spec).err()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn embedded_models_match_their_references() {
-    for name in ["demo:distilbert", "demo:gpt2"] {
-        verify(&ModelSpec::parse(name).unwrap());
-    }
+    verify_all(["demo:distilbert", "demo:gpt2"].map(|name| ModelSpec::parse(name).unwrap()));
 }
 
 #[test]
-fn models_beside_the_checkout_match_their_references() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
-    let mut directories = Vec::new();
-    golden_directories(&root, &mut directories);
-    if directories.is_empty() {
-        println!("SKIP golden models: {} is not there", root.display());
-    }
-    directories.sort();
-    for directory in directories {
-        verify(&ModelSpec::Directory(directory));
-    }
+fn models_in_directories_match_their_references() {
+    verify_all(golden_directories().into_iter().map(ModelSpec::Directory));
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sensor::Scope;
 use crate::statistics::Summary;
 
@@ -9,7 +11,8 @@ use crate::statistics::Summary;
 pub const UPDATES_MEASURED: u64 = 10;
 
 /// Where a figure comes from, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Provenance {
     /// A physical sensor, updated at least [`UPDATES_MEASURED`] times within the window.
     Measured,
@@ -86,7 +89,7 @@ impl EnergyReading {
 }
 
 /// A figure in joules: of one window, a mean over trials, a share, a sum.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Energy {
     /// The energy, `None` when unresolved.
     pub energy_j: Option<f64>,

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::utsname::uname;
+use serde::{Deserialize, Serialize};
 
 /// What of a machine bears on its figures.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Model name of the processor.
     pub cpu_model: Option<String>,

@@ -29,6 +29,10 @@ use crate::trace::{Trace, WindowEnergy};
 
 /// How long a sensor that fails is left alone.
 const RETRY_S: f64 = 1.0;
+/// Share of a slow counter's period for which it is left alone after a change.
+const QUIET_SHARE: f64 = 0.85;
+/// What a logger may take to write a row, beyond its period.
+const SETTLE_S: f64 = 0.2;
 
 /// Which part of the machine does the work, and thus whose joules are the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,17 @@ pub struct Window {
     start_cpu_time_s: Option<f64>,
 }
 
+/// A window that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct ClosedWindow {
+    /// Start on the time line of [`crate::clock`].
+    pub start_s: f64,
+    /// Length.
+    pub duration_s: f64,
+    /// Processor time of this process within the window.
+    pub cpu_time_s: Option<f64>,
+}
+
 /// What a window measured.
 #[derive(Clone, Debug)]
 pub struct Measurement {
@@ -85,22 +100,30 @@ impl Channel {
     fn new(sensor: Box<dyn Sensor>) -> Self {
         let info = sensor.info();
         let interval_s = match info.kind {
-            // A counter is polled often enough to see the moment of each change to a twentieth of its period.
             SensorKind::EnergyCounter if info.is_current() => 20e-3,
-            SensorKind::EnergyCounter => (info.update_period_s / 20.0).clamp(2e-3, 50e-3),
-            SensorKind::Power => info.update_period_s.clamp(1e-3, 1.0),
+            // Often enough to see the moment of a change to a fortieth of the period.
+            SensorKind::EnergyCounter => (info.update_period_s / 40.0).clamp(1e-3, 50e-3),
+            // A fast logger's rows come in bundles.
+            SensorKind::Power => info.update_period_s.clamp(10e-3, 1.0),
         };
         let trace = Trace::new(info);
         Channel { sensor, trace, inbox: Vec::new(), due_s: 0.0, interval_s }
     }
 
     fn read(&mut self) {
+        let n_points = self.trace.points().len();
         let result = self.sensor.read(&mut self.inbox);
         for reading in self.inbox.drain(..) {
             self.trace.push(reading);
         }
         let now_s = clock::now_s();
-        self.due_s = now_s + self.interval_s;
+        // Behind a change of a slow counter nothing happens for almost a period; reading may cost milliseconds.
+        let info = self.sensor.info();
+        let is_waiting = info.kind == SensorKind::EnergyCounter
+            && !info.is_current()
+            && self.trace.points().len() > n_points;
+        let pause_s = if is_waiting { QUIET_SHARE * info.update_period_s } else { self.interval_s };
+        self.due_s = now_s + pause_s;
         if let Err(error) = result {
             self.trace.fail(now_s, &error.to_string());
             self.due_s = now_s + RETRY_S.max(self.interval_s);
@@ -145,16 +168,43 @@ impl EnergyMeter {
         window
     }
 
-    /// Closes a window. It may be closed more than once, each time later.
-    pub fn end(&self, window: Window) -> Measurement {
+    /// Closes a window without asking what it held: that can wait until other windows are done, too. A window may be
+    /// closed more than once, each time later.
+    pub fn close(&self, window: Window) -> ClosedWindow {
         self.read_current();
         let end_cpu_time_s = process::cpu_time_s();
-        let end_s = clock::now_s();
-        Measurement {
+        ClosedWindow {
             start_s: window.start_s,
-            duration_s: end_s - window.start_s,
+            duration_s: clock::now_s() - window.start_s,
             cpu_time_s: end_cpu_time_s.zip(window.start_cpu_time_s).map(|(end, start)| end - start),
-            readings: self.energy_between(window.start_s, end_s),
+        }
+    }
+
+    /// Closes a window, waits until every sensor has told of its end, and says what it held.
+    pub fn end(&self, window: Window) -> Measurement {
+        let closed = self.close(window);
+        let end_s = closed.start_s + closed.duration_s;
+        self.settle(end_s);
+        let readings = self.energy_between(closed.start_s, end_s);
+        Measurement {
+            start_s: closed.start_s,
+            duration_s: closed.duration_s,
+            cpu_time_s: closed.cpu_time_s,
+            readings,
+        }
+    }
+
+    /// Waits until power sensors have told of the moment `end_s`: their next sample, or the next rows of a log. Gives
+    /// up on one that stays silent for longer than its period explains.
+    pub fn settle(&self, end_s: f64) {
+        for (channel, info) in self.channels.iter().zip(&self.infos) {
+            let until_s = end_s + SETTLE_S + 3.0 * info.update_period_s;
+            while info.kind == SensorKind::Power
+                && lock(channel).trace.last_time_s().is_some_and(|last_s| last_s < end_s)
+                && clock::now_s() < until_s
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
@@ -195,19 +245,19 @@ impl EnergyMeter {
         sensors.iter().map(|&i| self.infos[i].update_period_s).fold(0.0, f64::max)
     }
 
-    /// The samples of one sensor between two moments, thinned to at most `most` of them: watts, or the mean power
-    /// between two changes of a counter.
+    /// Power by one sensor between two moments, for drawing: at most `most` samples, as watts or as the mean between two
+    /// readings of a counter. Readings closer together than the sampler's interval are left out, since the power between
+    /// them is mostly the counter's own grain.
     pub fn power_samples(&self, sensor: usize, start_s: f64, end_s: f64, most: usize) -> Vec<Reading> {
         let channel = lock(&self.channels[sensor]);
-        let points: Vec<Reading> = channel
-            .trace
-            .points()
-            .iter()
-            .filter(|point| (start_s..=end_s).contains(&point.time_s))
-            .copied()
-            .collect();
-        let stride = points.len().div_ceil(most.max(1)).max(1);
-        let thinned: Vec<Reading> = points.into_iter().step_by(stride).collect();
+        let grain_s = if self.infos[sensor].is_current() { 0.9 * channel.interval_s } else { 0.0 };
+        let spacing_s = ((end_s - start_s) / most.max(1) as f64).max(grain_s);
+        let mut thinned: Vec<Reading> = Vec::new();
+        for point in channel.trace.points().iter().filter(|point| (start_s..=end_s).contains(&point.time_s)) {
+            if thinned.last().is_none_or(|last| point.time_s - last.time_s >= spacing_s) {
+                thinned.push(*point);
+            }
+        }
         match self.infos[sensor].kind {
             SensorKind::Power => thinned,
             SensorKind::EnergyCounter => thinned

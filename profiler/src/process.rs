@@ -30,6 +30,13 @@ pub fn memory_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
 }
 
+/// Memory that this process could still take without anything being swapped out.
+pub fn available_memory_bytes() -> Option<u64> {
+    let memory = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 /// A line of `/proc/self/status`, which the kernel writes in KiB and calls kB.
 fn status_bytes(key: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;

@@ -1,5 +1,7 @@
 //! The samples of one sensor over time, and the energy between two moments.
 
+use std::ops::RangeInclusive;
+
 use crate::counter::{Advance, Counter};
 use crate::sensor::{Reading, SensorInfo, SensorKind};
 use crate::statistics::Summary;
@@ -24,6 +26,8 @@ pub struct Trace {
     is_current: bool,
     counter: Counter,
     points: Vec<Reading>,
+    /// Of each point: the time before it within which the value may have changed.
+    vagueness_s: Vec<f64>,
     /// Last time the sensor answered, changed or not.
     answered_s: f64,
     /// Stretches of which nothing is known, and why: from the last answer to the reset or failure.
@@ -67,6 +71,7 @@ impl Trace {
             is_current: info.is_current(),
             counter: Counter::new(info.range_j),
             points: Vec::new(),
+            vagueness_s: Vec::new(),
             answered_s: f64::NEG_INFINITY,
             gaps: Vec::new(),
         }
@@ -91,6 +96,7 @@ impl Trace {
             },
         };
         self.points.push(Reading { time_s: reading.time_s, value });
+        self.vagueness_s.push((reading.time_s - previous_s).min(self.update_period_s));
     }
 
     /// Notes that the sensor failed at `time_s`: nothing is known from its last answer to its next.
@@ -104,6 +110,11 @@ impl Trace {
     /// The kept samples: joules since the first reading, or watts.
     pub fn points(&self) -> &[Reading] {
         &self.points
+    }
+
+    /// Time of the last kept sample.
+    pub fn last_time_s(&self) -> Option<f64> {
+        self.points.last().map(|point| point.time_s)
     }
 
     /// The energy between two moments.
@@ -126,27 +137,51 @@ impl Trace {
 
     fn counted_energy(&self, start_s: f64, end_s: f64) -> WindowEnergy {
         // The first reading of all is no change: the update that it shows lies some time before it.
-        let first_change = usize::from(!self.is_current);
-        let first = self.points.partition_point(|point| point.time_s < start_s).max(first_change);
+        let first = self.points.partition_point(|point| point.time_s < start_s).max(self.first_change());
         let behind = self.points.partition_point(|point| point.time_s <= end_s);
-        let inside = &self.points[first.min(behind)..behind];
-        let (Some(a), Some(b)) = (inside.first(), inside.last()) else {
+        if first >= behind {
             return self.bounded(start_s, end_s, "the counter did not change within the window");
-        };
+        }
+        let seen = behind - 1 - first;
+        let updates = self.updates(self.points[behind - 1].time_s - self.points[first].time_s, seen);
+        let (first, last) = self.sharpest(first, behind - 1);
+        let (a, b) = (self.points[first], self.points[last]);
         let span_s = b.time_s - a.time_s;
         if span_s <= 0.0 {
             return self.bounded(start_s, end_s, "the counter changed only once within the window");
         }
         let power_w = (b.value - a.value) / span_s;
-        let spacing_s = span_s / (inside.len() - 1) as f64;
-        // Each end is known to one update period or one interval between readings, whichever is shorter: uniform,
-        // standard deviation period / sqrt(12), twice.
-        let timing_sd_s = self.update_period_s.min(spacing_s) / 6.0_f64.sqrt();
+        // The moment of a change is uniform over the time before it was seen: standard deviation over sqrt(12).
+        let vagueness_s = self.vagueness_s[first].hypot(self.vagueness_s[last]) / 12.0_f64.sqrt();
         WindowEnergy::Resolved {
             energy_j: power_w * (end_s - start_s),
-            sampling_sd_j: power_w * timing_sd_s * (end_s - start_s) / span_s,
-            updates: self.updates(span_s, inside.len() - 1),
+            sampling_sd_j: power_w * vagueness_s * (end_s - start_s) / span_s,
+            updates,
         }
+    }
+
+    /// Two points near the ends of a stretch of points whose moments are well known: of a slow counter, the sharpest in
+    /// the first and the last quarter, since some changes slip in while nobody looks. A fast counter's readings are all
+    /// alike, and its ends are the window's.
+    fn sharpest(&self, first: usize, last: usize) -> (usize, usize) {
+        if self.is_current {
+            return (first, last);
+        }
+        let quarter = (last - first) / 4;
+        let (head, tail) = (first..=first + quarter, last - quarter..=last);
+        // The outermost point that is about as sharp as the sharpest: a longer span is worth more than the last bit.
+        let is_sharp = |range: RangeInclusive<usize>| {
+            let sharpest_s = self.vagueness_s[range].iter().copied().fold(f64::INFINITY, f64::min);
+            move |&index: &usize| self.vagueness_s[index] <= 1.5 * sharpest_s
+        };
+        let from = head.clone().find(is_sharp(head)).unwrap_or(first);
+        let to = tail.clone().rev().find(is_sharp(tail)).unwrap_or(last);
+        (from, to)
+    }
+
+    /// Index of the first point that is a change.
+    fn first_change(&self) -> usize {
+        usize::from(!self.is_current)
     }
 
     /// Updates within `span_s`, of which `seen` were read.
@@ -163,8 +198,7 @@ impl Trace {
         let around_j = before.zip(after).map(|(before, after)| after.value - before.value);
         // Without a later reading: the highest power between two changes so far, for the window and the update that
         // is still to come.
-        let peak_w = self
-            .points
+        let peak_w = self.points[self.first_change().min(self.points.len())..]
             .windows(2)
             .map(|pair| (pair[1].value - pair[0].value) / (pair[1].time_s - pair[0].time_s))
             .filter(|power_w| power_w.is_finite())

@@ -3,8 +3,10 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use joulewise_profiler::clock;
 use joulewise_profiler::energy::Provenance;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 use joulewise_profiler::sensor::{Reading, Scope, Sensor, SensorInfo};
 
@@ -61,6 +63,19 @@ fn a_window_shorter_than_the_update_period_is_unresolved_and_not_zero() {
     let reading = &meter.end(window).readings[0];
     assert_eq!((reading.energy_j, reading.provenance), (None, Provenance::Unresolved));
     assert!(reading.reason.is_some());
+}
+
+#[test]
+fn a_counter_that_does_not_move_is_unresolved_and_not_zero() {
+    // A device that draws nothing, under a counter that is fast enough to have told otherwise.
+    let device = SimulatedDevice::new(0.0);
+    let meter = EnergyMeter::start(vec![Box::new(SimulatedSensor::counter(&device, 1e-3))]);
+    let window = meter.begin();
+    pause(0.05);
+    let measurement = meter.end(window);
+    let reading = &measurement.readings[0];
+    assert_eq!((reading.energy_j, reading.provenance), (None, Provenance::Unresolved));
+    assert_eq!(measurement.energy(&[0]).energy_j, None);
 }
 
 #[test]
@@ -132,4 +147,40 @@ fn the_energy_of_a_device_is_the_sum_of_disjoint_scopes_and_nothing_else() {
     let own =
         meter_over(&[(Scope::CpuPackage { index: 0 }, true), (Scope::External { name: "js".into() }, true)]);
     assert_eq!(own.primary(MeteredDevice::Cpu), [1]);
+}
+
+#[test]
+fn a_power_log_is_followed_while_a_meter_writes_it() {
+    // A meter of 20 ms that writes 7 W, in calendar time, while the window is open and a little beyond.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.csv");
+    let write = {
+        let path = path.clone();
+        move |until_s: f64| {
+            let mut text = "time,watts\n".to_owned();
+            let mut time_s = -0.1;
+            while time_s <= until_s {
+                text += &format!("{:.6},7\n", clock::to_unix_s(time_s));
+                time_s += 0.02;
+            }
+            std::fs::write(&path, text).unwrap();
+        }
+    };
+    write(clock::now_s());
+    let log = PowerLog::open(&path, &PowerLogOptions::default()).unwrap();
+    let meter = EnergyMeter::start(vec![Box::new(log)]);
+    let writer = std::thread::spawn(move || {
+        for _ in 0..30 {
+            pause(0.02);
+            write(clock::now_s());
+        }
+    });
+    let window = meter.begin();
+    pause(0.3);
+    let measurement = meter.end(window);
+    writer.join().unwrap();
+    let reading = &measurement.readings[0];
+    // Constant power: only the calendar times' six decimals are lost, at both ends.
+    assert!((reading.energy_j.unwrap() - 7.0 * measurement.duration_s).abs() < 7.0 * 2e-6, "{reading:?}");
+    assert_eq!(reading.provenance, Provenance::Measured);
 }

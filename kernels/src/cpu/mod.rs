@@ -1,8 +1,9 @@
 //! Kernels for the CPU: one safe front, one table of functions per instruction set.
 //!
-//! [`CpuKernels`] checks the shapes of an operation once, splits it into tasks ([`ops`]) and runs them on a
-//! [`ThreadPool`], calling the functions of its [`OpTable`].
-//! The scalar table is complete; a faster instruction set overrides the rows where it is faster.
+//! [`CpuKernels`] checks the shapes of an operation once, splits it into tasks (`ops/`) and runs them on a
+//! [`ThreadPool`], calling the functions of its table (`op_table.rs`).
+//! Most of those are written once over vectors (`vector/`), products and transpositions for each instruction set
+//! (`scalar/`, `x86_64/`).
 //! The instruction set is chosen at run time; holding a `CpuKernels` proves that the processor has it.
 
 mod check;
@@ -13,6 +14,7 @@ mod packed;
 mod scalar;
 mod scratch;
 mod thread_pool;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -181,7 +183,7 @@ impl CpuKernels {
 
     /// Copies new keys or values into a cache.
     pub fn cache_write(&self, args: CacheWrite<'_>) -> Result<()> {
-        ops::rows::cache_write(args)
+        ops::rows::cache_write(self, args)
     }
 
     /// Mean over the visible tokens of each sequence.

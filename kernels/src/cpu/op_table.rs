@@ -1,5 +1,7 @@
 //! What an instruction set provides: single-threaded functions on parts of an operation.
 
+use std::ops::Range;
+
 use crate::args::{ActivationKind, NormKind};
 use crate::cpu::Isa;
 use crate::format::Format;
@@ -26,8 +28,8 @@ pub(super) struct OpTable {
     pub(super) multiply_panel: unsafe fn(&PanelProduct),
     /// Widens weights to `out`; `bytes` holds exactly `out.len()` of them.
     pub(super) widen: unsafe fn(Format, bytes: &[u8], out: &mut [f32]),
-    /// Interleaves rows of `x` for `multiply_panel`: `packed [k, rows]` from `rows` rows, `stride` apart.
-    pub(super) interleave: unsafe fn(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]),
+    /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
+    pub(super) interleave: unsafe fn(Interleave<'_>),
     pub(super) norm: unsafe fn(NormRow<'_>),
     pub(super) activate: unsafe fn(ActivationKind, x: &[f32], y: &mut [f32]),
     pub(super) gate: unsafe fn(ActivationKind, gate: &[f32], up: &[f32], y: &mut [f32]),
@@ -35,7 +37,12 @@ pub(super) struct OpTable {
     pub(super) rope: unsafe fn(RopeHead<'_>),
     pub(super) softmax: unsafe fn(x: &[f32], y: &mut [f32]),
     pub(super) argmax: unsafe fn(x: &[f32]) -> usize,
-    pub(super) attention: unsafe fn(&AttentionBlock<'_>),
+    /// The exponentials of attention scores; see [`Scores`]. Returns the new maximum and the sum.
+    pub(super) exponentials: unsafe fn(Scores<'_>) -> (f32, f32),
+    /// `scores[j] = q . keys[j]`.
+    pub(super) dots: unsafe fn(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]),
+    /// `y += sum over j of weights[j] * values[j]`.
+    pub(super) weighted_sum: unsafe fn(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]),
 }
 
 impl std::fmt::Debug for OpTable {
@@ -51,8 +58,9 @@ impl std::fmt::Debug for OpTable {
 /// For whoever computes it: `x`, `w`, `bias` and `y` are valid for the elements named below, nobody writes the
 /// former three or touches `y` meanwhile, `1 <= rows <= panel_rows` and `1 <= cols <= panel_width`.
 pub(super) struct PanelProduct {
-    /// `x [rows, k]`, interleaved: element `(r, i)` is at `x + i * rows + r`.
+    /// `x [rows, k]`, in the order of `x_order`.
     pub(super) x: *const f32,
+    pub(super) x_order: RowOrder,
     pub(super) rows: usize,
     /// `k * panel_width` weights, aligned for their format.
     pub(super) w: *const u8,
@@ -66,6 +74,43 @@ pub(super) struct PanelProduct {
     pub(super) bias: *const f32,
     /// Whether the product is added to `y` or replaces it.
     pub(super) accumulate: bool,
+}
+
+/// How the few rows of a [`PanelProduct`] lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// Element `(r, i)` is at `i * rows + r`.
+    Interleaved,
+    /// Element `(r, i)` is at `r * SCORES_STRIDE + i`; for `f32` weights only.
+    Scores,
+}
+
+/// From one query's attention scores to the next one's.
+///
+/// A multiple of every panel width, and a constant so that kernels can address the rows of a block without computing.
+pub(super) const SCORES_STRIDE: usize = 128;
+
+/// Rows to interleave: `packed [k, width]` from `rows <= width` rows of `k` elements, `stride` apart; the columns from
+/// `rows` on are zero.
+pub(super) struct Interleave<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) packed: &'a mut [f32],
+}
+
+impl Interleave<'_> {
+    /// `k`, after checking that every row has so many elements.
+    pub(super) fn checked_k(&self) -> usize {
+        assert!(1 <= self.rows && self.rows <= self.width, "rows fit the width");
+        let k = self.packed.len() / self.width;
+        assert!(
+            (self.rows - 1).saturating_mul(self.stride).saturating_add(k) <= self.x.len(),
+            "rows have k elements"
+        );
+        k
+    }
 }
 
 /// One row to normalise.
@@ -86,51 +131,35 @@ pub(super) struct RopeHead<'a> {
     pub(super) y: &'a mut [f32],
 }
 
-/// Consecutive queries of one head of one sequence.
-pub(super) struct AttentionBlock<'a> {
-    /// Query `i` is `q[i * q_stride ..][.. head_dim]`.
-    pub(super) q: &'a [f32],
-    pub(super) q_stride: usize,
-    pub(super) queries: usize,
-    pub(super) head_dim: usize,
-    /// Key `j` is `k[j * k_stride ..][.. head_dim]`.
-    pub(super) k: &'a [f32],
-    pub(super) k_stride: usize,
-    /// Value `j` is `v[j * v_stride ..][.. head_dim]`.
-    pub(super) v: &'a [f32],
-    pub(super) v_stride: usize,
-    /// Keys that exist.
-    pub(super) keys: usize,
-    /// Position of query 0.
-    pub(super) position: usize,
-    pub(super) scale: f32,
-    pub(super) causal: bool,
-    pub(super) window: Option<usize>,
-    /// `slope * j` is added to the score of key `j`.
-    pub(super) alibi_slope: f32,
-    /// Key `j` is visible when `mask[j] != 0`; `keys` flags.
-    pub(super) mask: Option<&'a [u8]>,
-    /// Result `i` is `y + i * y_stride ..`, `head_dim` elements, valid for writes and touched by nobody else.
-    pub(super) y: *mut f32,
-    pub(super) y_stride: usize,
+/// Keys or values of one head: row `j` is `data[j * stride ..]`.
+#[derive(Clone, Copy)]
+pub(super) struct TokenRows<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
 }
 
-impl AttentionBlock<'_> {
-    /// The keys that query `i` may see by its position, the mask aside.
-    pub(super) fn visible(&self, i: usize) -> std::ops::Range<usize> {
-        let position = self.position + i;
-        let end = if self.causal { self.keys.min(position + 1) } else { self.keys };
-        match self.window {
-            Some(window) => {
-                let end = end.min(position.saturating_add(window));
-                (position + 1).saturating_sub(window).min(end)..end
-            }
-            None => 0..end,
-        }
+impl TokenRows<'_> {
+    /// Panics unless there are `rows` rows of `cols` elements.
+    #[inline(always)]
+    pub(super) fn assert_holds(&self, rows: usize, cols: usize) {
+        let last = rows.saturating_sub(1).saturating_mul(self.stride);
+        assert!(rows == 0 || last.saturating_add(cols) <= self.data.len(), "rows of keys or values");
     }
+}
 
-    /// Whether the mask lets key `j` be seen.
-    pub(super) fn is_unmasked(&self, j: usize) -> bool {
-        self.mask.is_none_or(|mask| mask[j] != 0)
-    }
+/// Products of one query with consecutive keys, to be turned into weights.
+pub(super) struct Scores<'a> {
+    pub(super) scores: &'a mut [f32],
+    /// Multiplied onto the scores.
+    pub(super) scale: f32,
+    /// `slope * j` is added to the score of key `j`.
+    pub(super) slope: f32,
+    /// The key of the first score.
+    pub(super) first_key: usize,
+    /// Scores whose keys may be seen, the mask aside.
+    pub(super) visible: Range<usize>,
+    /// Which keys may be seen, non-zero = visible, a flag for each score.
+    pub(super) mask: Option<&'a [u8]>,
+    /// The largest score before these; minus infinity when there is none.
+    pub(super) max: f32,
 }

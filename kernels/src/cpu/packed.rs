@@ -98,14 +98,26 @@ impl PackedMatrix {
         if out.len() != self.k {
             return Err(KernelError::Shape { op: OP, what: "out", expected: self.k, got: out.len() });
         }
-        let element = self.format.element_size();
-        let step = self.panel_width * element;
-        let first = row / self.panel_width * self.panel_size() + row % self.panel_width * element;
-        for (i, out) in out.iter_mut().enumerate() {
-            let weight = &self.bytes()[first + i * step..][..element];
-            self.format.widen(weight, std::slice::from_mut(out));
+        match self.format.element_size() {
+            2 => self.gather_row::<2>(row, out),
+            _ => self.gather_row::<4>(row, out),
         }
         Ok(())
+    }
+
+    /// Gathers a row of elements of `SIZE` bytes and widens it, a piece at a time.
+    fn gather_row<const SIZE: usize>(&self, row: usize, out: &mut [f32]) {
+        let step = self.panel_width * SIZE;
+        let first = row / self.panel_width * self.panel_size() + row % self.panel_width * SIZE;
+        let mut weights = self.bytes()[first.min(self.bytes().len())..].chunks(step);
+        let mut piece = [[0; SIZE]; 128];
+        for out in out.chunks_mut(piece.len()) {
+            let piece = &mut piece[..out.len()];
+            for (to, from) in piece.iter_mut().zip(&mut weights) {
+                to.copy_from_slice(&from[..SIZE]);
+            }
+            self.format.widen(piece.as_flattened(), out);
+        }
     }
 
     /// Rows per panel.

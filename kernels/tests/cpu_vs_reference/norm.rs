@@ -42,14 +42,22 @@ fn norms_match() {
                         let magnitude = row.iter().map(|x| f64::from(x.abs())).sum::<f64>() / count;
                         let squares = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
                         let deviation = (squares + f64::from(eps)).sqrt();
-                        // Sums run in at least 8 interleaved chains: at most k / 8 + 8 roundings each. The mean is
-                        // off by that many times the mean magnitude and shifts every `x - mean` alike; the
-                        // deviation by the same relative amount (half, under the root), plus the square of the
-                        // mean's shift; the rest are six single operations.
-                        let sum = (count / 8.0 + 8.0) * EPSILON;
-                        let shift = if kind == NormKind::Layer { (sum + EPSILON) * magnitude } else { 0.0 };
-                        let centred = (f64::from(row[i % k]) - mean).abs();
-                        let relative = sum + 6.0 * EPSILON + (shift / deviation).powi(2);
+                        // Sums run in at least 4 vectors of 4 lanes: at most k / 16 + 8 roundings each, relative to
+                        // the sum of magnitudes. A first mean is off by that; the second pass sums what is left of
+                        // each element, `|x - mean|` plus that error, and so finds the mean to the same relative
+                        // accuracy of a much smaller magnitude. That shifts every `x - mean` alike. The variance
+                        // has the accuracy of its sum, plus the square of the shift, and the deviation half of it;
+                        // the rest are eight single operations.
+                        let sum = (count / 16.0 + 8.0) * EPSILON;
+                        let spread = row.iter().map(|x| (f64::from(*x) - mean).abs()).sum::<f64>() / count;
+                        let first_error = (sum + EPSILON) * magnitude;
+                        let shift = if kind == NormKind::Layer {
+                            (sum + 3.0 * EPSILON) * (spread + first_error)
+                        } else {
+                            0.0
+                        };
+                        let centred = (f64::from(row[i % k]) - mean).abs() + first_error;
+                        let relative = sum + 8.0 * EPSILON + (shift / deviation).powi(2);
                         let normal = (shift + centred * relative) / deviation;
                         let bias = bias.map_or(0.0, |bias| f64::from(bias[i % k].abs()));
                         normal * f64::from(weight[i % k].abs())

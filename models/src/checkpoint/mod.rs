@@ -1,7 +1,7 @@
 //! Checkpoints in the Hugging Face layout: one `model.safetensors`, or shards and their index; memory-mapped.
 //!
 //! Families ask for tensors by the canonical name of the class with a head (`transformer.h.0.ln_1.weight`). Files on
-//! the Hub spell the same tensor in older ways, too: without the prefix of the base model, `gamma` and `beta` for the
+//! the Hub spell the same tensor in other ways, too: with or without the prefix of the base model, `gamma` and `beta` for the
 //! norms of BERT, `embed_out` for the head of GPT-NeoX. [`Checkpoint::resolve`] is the one place that knows.
 
 mod safetensors;
@@ -11,7 +11,9 @@ use std::fs::File;
 use std::path::{Component, Path};
 
 use ::safetensors::Dtype;
-use joulewise_engine::{EngineError, Format, TensorInfo, WeightSource};
+use joulewise_engine::{
+    EngineError, Format, TensorInfo, WeightLayout, WeightShape, WeightSource, WeightSpec,
+};
 use joulewise_kernels::format::bytes_to_f32;
 use memmap2::Mmap;
 use serde::Deserialize;
@@ -36,6 +38,7 @@ pub struct Checkpoint {
 enum Bytes {
     Mapped(Mmap),
     Embedded(&'static [u8]),
+    Owned(Vec<u8>),
 }
 
 impl std::ops::Deref for Bytes {
@@ -45,11 +48,12 @@ impl std::ops::Deref for Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
 
-/// Prefixes that a checkpoint of the base model alone lacks.
+/// Prefixes of the base model, which a checkpoint of the base model alone lacks.
 const BASE_PREFIXES: &[&str] = &["bert.", "roberta.", "distilbert.", "transformer.", "gpt_neox.", "model."];
 
 /// Endings that older files spell otherwise.
@@ -97,6 +101,14 @@ impl Checkpoint {
     /// When it is damaged.
     pub fn embedded(origin: &str, bytes: &'static [u8]) -> Result<Self> {
         Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Embedded(bytes))])
+    }
+
+    /// A checkpoint that is in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn from_bytes(origin: &str, bytes: Vec<u8>) -> Result<Self> {
+        Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Owned(bytes))])
     }
 
     fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
@@ -149,15 +161,22 @@ impl Checkpoint {
 
     /// The name under which the file stores a tensor, given its canonical name.
     pub fn resolve(&self, name: &str) -> Option<&str> {
-        let bare = BASE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
-        [Some(name), bare].into_iter().flatten().find_map(|spelling| {
-            let legacy = LEGACY_ENDINGS
-                .iter()
-                .filter_map(|(ending, old)| Some(spelling.strip_suffix(ending)?.to_owned() + old));
-            std::iter::once(spelling.to_owned()).chain(legacy).find_map(|candidate| {
-                self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str())
-            })
-        })
+        let bare = BASE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        let prefixed = BASE_PREFIXES.iter().map(|prefix| format!("{prefix}{bare}"));
+        [name.to_owned(), bare.to_owned()]
+            .into_iter()
+            .chain(prefixed)
+            .find_map(|spelling| self.stored(&spelling))
+    }
+
+    /// The stored name that is `spelling` or its legacy form.
+    fn stored(&self, spelling: &str) -> Option<&str> {
+        let legacy = LEGACY_ENDINGS
+            .iter()
+            .filter_map(|(ending, old)| Some(spelling.strip_suffix(ending)?.to_owned() + old));
+        std::iter::once(spelling.to_owned())
+            .chain(legacy)
+            .find_map(|candidate| self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str()))
     }
 
     /// Format and shape of a tensor.
@@ -165,12 +184,19 @@ impl Checkpoint {
         Some(&self.tensors.get(self.resolve(name)?)?.1)
     }
 
-    /// Says whether a tensor can be read at all, without reading it.
+    /// Says whether a weight can be read as it is declared, without reading it.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`] or [`ModelError::TensorDtype`].
-    pub fn check(&self, name: &str) -> Result<()> {
-        stored_format(name, self.find(name)?.0.dtype).map(|_| ())
+    /// [`ModelError::MissingTensor`], [`ModelError::TensorDtype`], or [`EngineError::TensorShape`].
+    pub fn check(&self, weight: &WeightSpec) -> Result<()> {
+        let (entry, _) = self.find(&weight.name)?;
+        stored_format(&weight.name, entry.dtype)?;
+        let expected = stored_shape(weight);
+        if entry.shape == expected {
+            return Ok(());
+        }
+        let (name, got) = (weight.name.clone(), entry.shape.clone());
+        Err(EngineError::TensorShape { name, expected, got }.into())
     }
 
     /// Elements `start .. start + out.len()` of a tensor, row-major, decoded to f32.
@@ -229,6 +255,15 @@ impl WeightSource for Checkpoint {
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
         self.read_f32(name, start, out).map_err(|error| error.into_engine(name))
+    }
+}
+
+/// The shape a weight has in a file.
+pub(crate) fn stored_shape(weight: &WeightSpec) -> Vec<usize> {
+    match (weight.shape, weight.layout) {
+        (WeightShape::Vector { n }, _) => vec![n],
+        (WeightShape::Matrix { n, k }, WeightLayout::Transposed) => vec![k, n],
+        (WeightShape::Matrix { n, k }, _) => vec![n, k],
     }
 }
 
@@ -323,7 +358,7 @@ mod tests {
     }
 
     fn open(tensors: &[(&str, usize)]) -> Checkpoint {
-        Checkpoint::embedded("x", file(tensors).leak()).unwrap()
+        Checkpoint::from_bytes("x", file(tensors)).unwrap()
     }
 
     #[test]
@@ -334,6 +369,7 @@ mod tests {
             ("transformer.h.0.ln_1.weight", "h.0.ln_1.weight"),
             ("model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
             ("lm_head.weight", "embed_out.weight"),
+            ("encoder.layer.0.output.dense.weight", "roberta.encoder.layer.0.output.dense.weight"),
         ];
         for (canonical, stored) in cases {
             assert_eq!(open(&[(stored, 1)]).resolve(canonical), Some(stored));
@@ -361,9 +397,9 @@ mod tests {
             ("ids", Dtype::I32, vec![1, 0, 0, 0, 255, 255, 255, 255]),
             ("f8", Dtype::F8_E4M3, vec![0]),
         ]);
-        let checkpoint = Checkpoint::embedded("x", bytes.leak()).unwrap();
+        let checkpoint = Checkpoint::from_bytes("x", bytes).unwrap();
         assert_eq!(checkpoint.read_integers("ids").unwrap(), [1, -1]);
-        let error = checkpoint.check("f8").unwrap_err().to_string();
+        let error = checkpoint.read_f32("f8", 0, &mut [0.0]).unwrap_err().to_string();
         assert_eq!(error, "tensor `f8` is stored as F8_E4M3, expected F32, F16 or BF16");
         assert!(checkpoint.read_integers("f8").is_err());
         assert!(WeightSource::read(&checkpoint, "f8", 0, &mut [0.0]).is_err());

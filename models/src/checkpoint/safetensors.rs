@@ -18,6 +18,10 @@ const LENGTH_BYTES: usize = 8;
 /// Longest header that is believed, as in the reference implementation.
 const MAX_HEADER_BYTES: usize = 100_000_000;
 
+/// Longest name and most sizes that are believed; what is longer would only bury an error message.
+const MAX_NAME_BYTES: usize = 1000;
+const MAX_SIZES: usize = 16;
+
 /// Where one tensor lies and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorEntry {
@@ -98,6 +102,12 @@ pub fn parse_header(origin: &str, file: &[u8]) -> Result<Vec<(String, TensorEntr
 
     let mut entries = Vec::with_capacity(raw.len());
     for (name, RawEntry { dtype, shape, data_offsets: (start, end) }) in raw {
+        if name.len() > MAX_NAME_BYTES || shape.len() > MAX_SIZES {
+            let (bytes, sizes) = (name.len(), shape.len());
+            return Err(invalid(format!(
+                "it has a tensor with a name of {bytes} bytes and a shape of {sizes} sizes"
+            )));
+        }
         let bits = shape.iter().try_fold(dtype.bitsize(), |bits, size| bits.checked_mul(*size));
         let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8).ok_or_else(|| {
             invalid(format!(
@@ -194,6 +204,7 @@ mod tests {
             ),
             (one("F32", "[4294967296,4294967296,16]", "[0,0]"), 0, "no whole number of bytes"),
             (one("F4", "[3]", "[0,1]"), 1, "no whole number of bytes"),
+            (one("U8", &format!("[{}1]", "1,".repeat(16)), "[0,1]"), 1, "a shape of 17 sizes"),
             (one("Q7", "[1]", "[0,1]"), 1, "unknown variant `Q7`"),
             (one("F32", "[-1]", "[0,4]"), 4, "its header is unreadable"),
             (one("F32", "[1.5]", "[0,4]"), 4, "its header is unreadable"),

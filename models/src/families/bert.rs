@@ -24,6 +24,12 @@ pub(super) fn roberta(config: &ModelConfig, head: Head) -> Result<ModelGraph> {
 }
 
 fn build(config: &ModelConfig, head: Head, prefix: &str, positions: PositionRule) -> Result<ModelGraph> {
+    if let Some(kind) = config.optional_str("position_embedding_type")?.filter(|kind| *kind != "absolute") {
+        return Err(config.unsupported("position_embedding_type", kind, "only absolute positions are done"));
+    }
+    if config.bool_or("is_decoder", false)? {
+        return Err(config.unsupported("is_decoder", true, "this family is run as an encoder"));
+    }
     let hidden_size = config.usize("hidden_size")?;
     let intermediate_size = config.usize("intermediate_size")?;
     let layers = config.usize("num_hidden_layers")?;
@@ -34,12 +40,6 @@ fn build(config: &ModelConfig, head: Head, prefix: &str, positions: PositionRule
     let token_types = config.optional_usize("type_vocab_size")?.unwrap_or(2);
     let norm = Norm::layer(config.epsilon("layer_norm_eps", 1e-12)?);
     let activation = activation(config, "gelu")?;
-    if let Some(kind) = config.optional_str("position_embedding_type")?.filter(|kind| *kind != "absolute") {
-        return Err(config.unsupported("position_embedding_type", kind, "only absolute positions are done"));
-    }
-    if config.bool_or("is_decoder", false)? {
-        return Err(config.unsupported("is_decoder", true, "this family is run as an encoder"));
-    }
     let labels = config.labels()?.len();
 
     let attention = Attention {

@@ -14,6 +14,9 @@ const TRAINED_POSITIONS: usize = 2048;
 
 /// `bloom`.
 pub(super) fn build(config: &ModelConfig, _: Head) -> Result<ModelGraph> {
+    if config.bool_or("slow_but_exact", false)? && config.optional_usize("pretraining_tp")?.unwrap_or(1) > 1 {
+        return Err(config.unsupported("slow_but_exact", true, "the reference drops biases there"));
+    }
     let hidden_size = config.usize("hidden_size")?;
     let layers = config.usize("num_hidden_layers")?;
     let heads = config.usize("num_attention_heads")?;

@@ -11,6 +11,9 @@ use crate::error::Result;
 
 /// `gpt2`.
 pub(super) fn build(config: &ModelConfig, _: Head) -> Result<ModelGraph> {
+    if config.bool_or("add_cross_attention", false)? {
+        return Err(config.unsupported("add_cross_attention", true, "there is no encoder to attend to"));
+    }
     let hidden_size = config.usize("hidden_size")?;
     let intermediate_size = config.optional_usize("intermediate_size")?.unwrap_or(4 * hidden_size);
     let layers = config.usize("num_hidden_layers")?;

@@ -6,7 +6,7 @@ use joulewise_engine::{
     PositionRule, WeightLayout,
 };
 
-use super::rope::rope;
+use super::rope::{Share, rope};
 use super::{Head, activation, head_dim, language_model_head};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -25,7 +25,8 @@ pub(super) fn build(config: &ModelConfig, _: Head) -> Result<ModelGraph> {
     let is_tied = config.bool_or("tie_word_embeddings", false)?;
     let is_parallel = config.bool_or("use_parallel_residual", true)?;
     let has_bias = config.bool_or("attention_bias", true)?;
-    let rope = rope(config, head_dim, ["rotary_emb_base", "rotary_pct"], 0.25)?;
+    let rope =
+        rope(config, head_dim, "rotary_emb_base", Share::Stated { old_name: "rotary_pct", default: 0.25 })?;
 
     let mut b = ModelBuilder::new(vocab_size, max_positions, PositionRule::Sequential);
     let rope = b.rope(rope);

@@ -8,7 +8,7 @@ use joulewise_engine::{
     PositionRule,
 };
 
-use super::rope::rope;
+use super::rope::{Share, rope};
 use super::{Head, activation, head_dim, language_model_head};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -73,7 +73,7 @@ fn build(config: &ModelConfig, variant: &Variant) -> Result<ModelGraph> {
     let norm = Norm::rms(config.epsilon("rms_norm_eps", 1e-6)?);
     let activation = activation(config, "silu")?;
     let is_tied = config.bool_or("tie_word_embeddings", false)?;
-    let rope = rope(config, head_dim, ["rope_theta", "partial_rotary_factor"], 1.0)?;
+    let rope = rope(config, head_dim, "rope_theta", Share::Whole)?;
 
     let mut b = ModelBuilder::new(vocab_size, max_positions, PositionRule::Sequential);
     let rope = b.rope(rope);

@@ -1,7 +1,7 @@
 //! Model families: which tensors a configuration asks for, in which order they are used.
 //!
-//! A family is one file and one row of [`FAMILIES`]. It reads sizes from the configuration and calls the engine's
-//! [`ModelBuilder`](joulewise_engine::ModelBuilder) in the order of the forward pass; it knows no number format, no
+//! A family is one file and one row of `FAMILIES`. It reads sizes from the configuration and calls the engine's
+//! [`ModelBuilder`] in the order of the forward pass; it knows no number format, no
 //! device, and does no arithmetic on weights. Module paths are the checkpoint's own.
 
 mod bert;
@@ -41,7 +41,13 @@ struct Family {
 const FAMILIES: &[Family] = &[
     Family {
         model_type: "bert",
-        architectures: &[("BertModel", Head::Embedding), ("BertForSequenceClassification", Head::Classes)],
+        architectures: &[
+            ("BertModel", Head::Embedding),
+            ("BertForSequenceClassification", Head::Classes),
+            // The encoder of a pre-training checkpoint makes embeddings; its own heads are left unread.
+            ("BertForMaskedLM", Head::Embedding),
+            ("BertForPreTraining", Head::Embedding),
+        ],
         build: bert::bert,
     },
     Family {
@@ -49,6 +55,7 @@ const FAMILIES: &[Family] = &[
         architectures: &[
             ("RobertaModel", Head::Embedding),
             ("RobertaForSequenceClassification", Head::Classes),
+            ("RobertaForMaskedLM", Head::Embedding),
         ],
         build: bert::roberta,
     },
@@ -57,6 +64,7 @@ const FAMILIES: &[Family] = &[
         architectures: &[
             ("XLMRobertaModel", Head::Embedding),
             ("XLMRobertaForSequenceClassification", Head::Classes),
+            ("XLMRobertaForMaskedLM", Head::Embedding),
         ],
         build: bert::roberta,
     },
@@ -65,6 +73,7 @@ const FAMILIES: &[Family] = &[
         architectures: &[
             ("DistilBertModel", Head::Embedding),
             ("DistilBertForSequenceClassification", Head::Classes),
+            ("DistilBertForMaskedLM", Head::Embedding),
         ],
         build: distilbert::build,
     },
@@ -103,44 +112,62 @@ const FAMILIES: &[Family] = &[
 /// The steps of the model that a configuration describes.
 ///
 /// # Errors
-/// [`ModelError::UnknownArchitecture`], or what is missing or wrong in the configuration.
+/// [`ModelError::UnknownArchitecture`], or what is missing, wrong or not done in the configuration.
 pub fn build(config: &ModelConfig) -> Result<ModelGraph> {
-    let (family, head) = find(config)?;
+    build_for(config, &|_| false)
+}
+
+/// [`build`] for a checkpoint that `has` certain tensors: they tell which head a configuration without
+/// `architectures` means.
+pub(crate) fn build_for(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<ModelGraph> {
+    if let Some(quantization) = config.optional_object("quantization_config")? {
+        let method = quantization.optional_str("quant_method")?.unwrap_or("unnamed").to_owned();
+        let reason = "only checkpoints in f32, f16 or bf16 are read";
+        return Err(config.unsupported("quantization_config", method, reason));
+    }
+    let (family, head) = find(config, has)?;
     (family.build)(config, head)
 }
 
-fn find(config: &ModelConfig) -> Result<(&'static Family, Head)> {
-    let named = config.architecture()?;
-    let model_type = config.model_type()?;
-    let by_architecture = named.and_then(|name| {
-        FAMILIES.iter().find_map(|family| {
-            let (_, head) = family.architectures.iter().find(|(architecture, _)| *architecture == name)?;
-            Some((family, *head))
-        })
-    });
-    let by_type = || {
-        let family = FAMILIES.iter().find(|family| Some(family.model_type) == model_type)?;
-        Some((family, family.architectures[0].1))
-    };
-    // An architecture that is named but unknown has a head that is not there; guessing another would be wrong.
-    let found = if named.is_some() { by_architecture } else { by_type() };
-    found.ok_or_else(|| ModelError::UnknownArchitecture {
+/// Tensors that only a classification head brings, BERT's and RoBERTa's.
+const CLASSIFIERS: &[&str] = &["classifier.weight", "classifier.out_proj.weight"];
+
+fn find(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<(&'static Family, Head)> {
+    let unknown = |name: &str| ModelError::UnknownArchitecture {
         origin: config.origin().to_owned(),
-        name: named.or(model_type).unwrap_or("(none)").to_owned(),
+        name: name.to_owned(),
         known: FAMILIES
             .iter()
             .flat_map(|family| family.architectures.iter().map(|(name, _)| *name))
             .collect::<Vec<_>>()
             .join(", "),
-    })
+    };
+    // An architecture that is named but unknown has a head that is not there; guessing another would be wrong.
+    if let Some(name) = config.architecture()? {
+        let row = FAMILIES.iter().find_map(|family| {
+            let (_, head) = family.architectures.iter().find(|(architecture, _)| *architecture == name)?;
+            Some((family, *head))
+        });
+        return row.ok_or_else(|| unknown(name));
+    }
+    // Files older than `model_type`, TinyBERT's among them, are BERT's: no other family of their time is here.
+    let guess = config.has("type_vocab_size").then_some("bert");
+    let name = config.model_type()?.or(guess).ok_or_else(|| config.missing("architectures"))?;
+    let family = FAMILIES.iter().find(|family| family.model_type == name).ok_or_else(|| unknown(name))?;
+    match family.architectures[0].1 {
+        Head::Embedding if CLASSIFIERS.iter().any(|tensor| has(tensor)) => Ok((family, Head::Classes)),
+        head => Ok((family, head)),
+    }
 }
 
 /// The activation under `hidden_act`.
 fn activation(config: &ModelConfig, default: &'static str) -> Result<ActivationKind> {
     let name = config.optional_str("hidden_act")?.unwrap_or(default);
     match name {
-        "gelu" => Ok(ActivationKind::GeluErf),
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Ok(ActivationKind::GeluTanh),
+        "gelu" | "gelu_python" => Ok(ActivationKind::GeluErf),
+        "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => {
+            Ok(ActivationKind::GeluTanh)
+        }
         "quick_gelu" => Ok(ActivationKind::GeluSigmoid),
         "relu" => Ok(ActivationKind::Relu),
         "silu" | "swish" => Ok(ActivationKind::Silu),
@@ -192,22 +219,59 @@ mod tests {
         ModelConfig::from_json("config.json", json.as_bytes()).unwrap()
     }
 
+    fn found(json: &str, tensors: &[&str]) -> Result<(&'static str, Head)> {
+        let (family, head) = find(&config(json), &|name| tensors.contains(&name))?;
+        Ok((family.model_type, head))
+    }
+
     #[test]
     fn a_named_architecture_outranks_the_model_type() {
-        let (family, head) =
-            find(&config(r#"{"architectures": ["BertForSequenceClassification"], "model_type": "gpt2"}"#))
-                .unwrap();
-        assert_eq!((family.model_type, head), ("bert", Head::Classes));
-        let (family, head) = find(&config(r#"{"model_type": "gpt2"}"#)).unwrap();
-        assert_eq!((family.model_type, head), ("gpt2", Head::NextToken));
+        let json = r#"{"architectures": ["BertForSequenceClassification"], "model_type": "gpt2"}"#;
+        assert_eq!(found(json, &[]).unwrap(), ("bert", Head::Classes));
+    }
+
+    #[test]
+    fn files_that_name_no_architecture_are_read_by_their_tensors() {
+        assert_eq!(found(r#"{"model_type": "gpt2"}"#, &[]).unwrap(), ("gpt2", Head::NextToken));
+        assert_eq!(found(r#"{"model_type": "bert"}"#, &[]).unwrap(), ("bert", Head::Embedding));
+        assert_eq!(
+            found(r#"{"type_vocab_size": 2}"#, &["classifier.weight"]).unwrap(),
+            ("bert", Head::Classes)
+        );
     }
 
     #[test]
     fn unknown_architectures_are_named_with_the_known_ones() {
-        let error = find(&config(r#"{"architectures": ["T5Model"], "model_type": "bert"}"#)).err().unwrap();
-        let text = error.to_string();
-        assert!(text.contains("`T5Model`") && text.contains("LlamaForCausalLM"), "{text}");
-        assert!(find(&config("{}")).is_err());
+        let error =
+            found(r#"{"architectures": ["T5Model"], "model_type": "bert"}"#, &[]).unwrap_err().to_string();
+        assert!(error.contains("`T5Model`") && error.contains("LlamaForCausalLM"), "{error}");
+        assert_eq!(found("{}", &[]).unwrap_err().to_string(), "config.json has no key `architectures`");
+        assert!(found(r#"{"model_type": "t5"}"#, &[]).is_err());
+    }
+
+    #[test]
+    fn what_would_compute_something_else_is_refused() {
+        let cases = [
+            (
+                r#"{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}"#,
+                "`quantization_config` = awq",
+            ),
+            (r#"{"model_type": "gpt2", "add_cross_attention": true}"#, "`add_cross_attention` = true"),
+            (
+                r#"{"model_type": "bloom", "slow_but_exact": true, "pretraining_tp": 4}"#,
+                "`slow_but_exact` = true",
+            ),
+            (r#"{"model_type": "bert", "is_decoder": true}"#, "`is_decoder` = true"),
+            (
+                r#"{"model_type": "bert", "position_embedding_type": "relative_key"}"#,
+                "`position_embedding_type`",
+            ),
+        ];
+        for (json, expected) in cases {
+            let error = build(&config(json)).unwrap_err().to_string();
+            assert!(error.starts_with("config.json: ") && error.contains(expected), "{error}");
+            assert!(error.contains("is not supported"), "{error}");
+        }
     }
 
     #[test]

@@ -27,42 +27,61 @@ impl Settings<'_> {
         }
     }
 
-    /// The context before stretching: said beside the scaling, else that of the model.
+    /// The context before stretching. A value beside the settings outranks one among them: that is where models whose
+    /// `max_position_embeddings` was raised keep the trained one.
     fn original_max_positions(&self) -> Result<f64> {
-        match self.number("original_max_position_embeddings")? {
-            Some(_) => self.needed("original_max_position_embeddings"),
+        let key = "original_max_position_embeddings";
+        if let Some(beside) = self.config.optional_usize(key)? {
+            return Ok(beside as f64);
+        }
+        match self.number(key)? {
+            Some(_) => self.needed(key),
             None => Ok(self.config.usize("max_position_embeddings")? as f64),
         }
     }
 }
 
-/// The rotary embedding of heads of `head_dim` elements. `old_names` are what the family called base and share of
-/// rotated dimensions before transformers 5.
-pub(super) fn rope(
-    config: &ModelConfig,
-    head_dim: usize,
-    old_names: [&str; 2],
-    default_share: f64,
-) -> Result<RopeSpec> {
-    let nested = match config.optional_object("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => config.optional_object("rope_scaling")?,
+/// How much of each head is rotated.
+#[derive(Clone, Copy)]
+pub(super) enum Share {
+    /// All of it, whatever the file says: the reference reads no share for these families.
+    Whole,
+    /// `partial_rotary_factor`, or what the family called it before transformers 5.
+    Stated {
+        /// Key of transformers 4.
+        old_name: &'static str,
+        /// Share where the file has none.
+        default: f64,
+    },
+}
+
+/// The rotary embedding of heads of `head_dim` elements. `old_theta` is what the family called the base before
+/// transformers 5.
+pub(super) fn rope(config: &ModelConfig, head_dim: usize, old_theta: &str, share: Share) -> Result<RopeSpec> {
+    // Where a file has both, the old name wins, as in the reference; an empty object is none.
+    let nested = match config.optional_object("rope_scaling")?.filter(|settings| !settings.is_empty()) {
+        Some(settings) => Some(settings),
+        None => config.optional_object("rope_parameters")?,
     };
+    let by_layer =
+        |settings: &ModelConfig| settings.has("full_attention") || settings.has("sliding_attention");
+    if nested.as_ref().is_some_and(by_layer) {
+        return Err(config.unsupported("rope_parameters", "one per layer type", "all layers share one"));
+    }
     let settings = Settings { config, nested };
-    let [old_theta, old_share] = old_names;
     let theta = match settings.number("rope_theta")? {
         Some(theta) => theta,
-        None => config.optional_f64("rope_theta")?.or(config.optional_f64(old_theta)?).unwrap_or(10_000.0),
+        None => config.optional_f64(old_theta)?.or(config.optional_f64("rope_theta")?).unwrap_or(10_000.0),
     };
     if !(theta > 1.0 && theta.is_finite()) {
         return Err(config.wrong_value("rope_theta", "a number above 1", theta));
     }
-    let share = match settings.number("partial_rotary_factor")? {
-        Some(share) => share,
-        None => config
-            .optional_f64("partial_rotary_factor")?
-            .or(config.optional_f64(old_share)?)
-            .unwrap_or(default_share),
+    let share = match share {
+        Share::Whole => 1.0,
+        Share::Stated { old_name, default } => match settings.number("partial_rotary_factor")? {
+            Some(share) => share,
+            None => config.optional_f64(old_name)?.unwrap_or(default),
+        },
     };
     if !(share > 0.0 && share <= 1.0) {
         return Err(config.wrong_value("partial_rotary_factor", "a share above 0, at most 1", share));
@@ -82,14 +101,23 @@ fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
         None => nested.optional_str("type")?.unwrap_or("default"),
     };
     match kind {
-        "default" => Ok(RopeScaling::Default),
+        // "dynamic" changes the frequencies of inputs longer than max_position_embeddings, where this engine stops.
+        "default" | "dynamic" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: settings.needed("factor")? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: settings.needed("factor")?,
-            low_freq_factor: settings.needed("low_freq_factor")?,
-            high_freq_factor: settings.needed("high_freq_factor")?,
-            original_max_positions: settings.original_max_positions()?,
-        }),
+        "llama3" => {
+            let low_freq_factor = settings.needed("low_freq_factor")?;
+            let high_freq_factor = settings.needed("high_freq_factor")?;
+            if high_freq_factor <= low_freq_factor {
+                let expected = format!("more than low_freq_factor = {low_freq_factor}");
+                return Err(nested.wrong_value("high_freq_factor", &expected, high_freq_factor));
+            }
+            Ok(RopeScaling::Llama3 {
+                factor: settings.needed("factor")?,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions: settings.original_max_positions()?,
+            })
+        }
         "yarn" => {
             let original_max_positions = settings.original_max_positions()?;
             let factor = match settings.number("factor")? {
@@ -98,7 +126,10 @@ fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
             };
             // A zero means "unset" to the reference, as does an absent key.
             let set = |key: &str| -> Result<Option<f64>> {
-                Ok(settings.number(key)?.filter(|value| *value != 0.0))
+                match settings.number(key)? {
+                    None | Some(0.0) => Ok(None),
+                    Some(_) => settings.needed(key).map(Some),
+                }
             };
             Ok(RopeScaling::Yarn {
                 factor,
@@ -110,7 +141,9 @@ fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
                 truncate: nested.bool_or("truncate", true)?,
             })
         }
-        other => Err(nested.unsupported("rope_type", other, "known are default, linear, llama3 and yarn")),
+        other => {
+            Err(nested.unsupported("rope_type", other, "known are default, linear, llama3, yarn and dynamic"))
+        }
     }
 }
 
@@ -120,7 +153,7 @@ mod tests {
 
     fn parse(json: &str) -> Result<RopeSpec> {
         let config = ModelConfig::from_json("config.json", json.as_bytes()).unwrap();
-        rope(&config, 64, ["rotary_emb_base", "rotary_pct"], 1.0)
+        rope(&config, 64, "rotary_emb_base", Share::Stated { old_name: "rotary_pct", default: 1.0 })
     }
 
     #[test]
@@ -137,12 +170,14 @@ mod tests {
     #[test]
     fn unusable_settings_are_refused() {
         for bad in [
-            r#"{"rope_scaling": {"type": "dynamic", "factor": 2.0}}"#,
+            r#"{"rope_scaling": {"type": "longrope", "factor": 2.0}}"#,
+            r#"{"rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4}}"#,
+            r#"{"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}"#,
             r#"{"rope_scaling": {"type": "linear"}}"#,
             r#"{"rope_scaling": {"type": "linear", "factor": 0}}"#,
             r#"{"rope_scaling": {"type": "yarn", "factor": 2.0}}"#,
             r#"{"rope_theta": -1}"#,
-            r#"{"partial_rotary_factor": 2.0}"#,
+            r#"{"rotary_pct": 2.0}"#,
             r#"{"rope_scaling": 3}"#,
         ] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -10,11 +10,9 @@ mod presets;
 
 use std::collections::HashMap;
 
-use joulewise_engine::{
-    EngineError, Format, ModelGraph, TensorInfo, WeightLayout, WeightShape, WeightSource,
-};
-use safetensors::Dtype;
+use joulewise_engine::{EngineError, Format, ModelGraph, TensorInfo, WeightShape, WeightSource, WeightSpec};
 
+use crate::checkpoint::stored_shape;
 use crate::config::ModelConfig;
 
 pub use presets::{PRESETS, Preset};
@@ -41,21 +39,14 @@ enum Values {
 impl SyntheticWeights {
     /// Weights for every tensor of `graph`, said to be stored in the format that the configuration names.
     pub fn new(graph: &ModelGraph, config: &ModelConfig) -> Self {
-        let format = match config.dtype() {
-            Some(Dtype::F16) => Format::F16,
-            Some(Dtype::BF16) => Format::Bf16,
-            _ => Format::F32,
-        };
-        let tensor = |spec: &joulewise_engine::WeightSpec| {
-            let (shape, values) = match (spec.shape, spec.layout) {
-                (WeightShape::Vector { n }, _) if spec.name.ends_with(".bias") => {
-                    (vec![n], Values::Constant(0.0))
-                }
-                (WeightShape::Vector { n }, _) => (vec![n], Values::Constant(1.0)),
-                (WeightShape::Matrix { n, k }, WeightLayout::Transposed) => (vec![k, n], random(&spec.name)),
-                (WeightShape::Matrix { n, k }, _) => (vec![n, k], random(&spec.name)),
+        let format = config.dtype().unwrap_or(Format::F32);
+        let tensor = |spec: &WeightSpec| {
+            let values = match spec.shape {
+                WeightShape::Matrix { .. } => Values::Random(seed(&spec.name)),
+                WeightShape::Vector { .. } if spec.name.ends_with(".bias") => Values::Constant(0.0),
+                WeightShape::Vector { .. } => Values::Constant(1.0),
             };
-            (spec.name.clone(), Synthetic { info: TensorInfo { shape, format }, values })
+            (spec.name.clone(), Synthetic { info: TensorInfo { shape: stored_shape(spec), format }, values })
         };
         SyntheticWeights { tensors: graph.weights.iter().map(tensor).collect() }
     }
@@ -80,10 +71,6 @@ impl WeightSource for SyntheticWeights {
 pub fn prompt(vocab_size: usize, length: usize) -> Vec<u32> {
     let id = |i: usize| ((u64::from(hash(i as u32, seed("prompt"))) * vocab_size as u64) >> 32) as u32;
     (0..length).map(id).collect()
-}
-
-fn random(name: &str) -> Values {
-    Values::Random(seed(name))
 }
 
 /// FNV-1a (Fowler, Noll, Vo), whose values no release of a library can change.

@@ -1,1 +1,66 @@
-fn main() {}
+//! `joulewise`: where do the joules of my model go, and what would cheaper formats cost?
+//!
+//! Exit codes: 0 done, 1 a check such as `verify` failed, 2 the input or the machine is at fault, said in one sentence.
+
+mod commands;
+mod meter;
+mod options;
+mod output;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Per-layer energy profiles of transformer inference, and the engine that runs them.
+///
+/// MODEL is a directory in the Hugging Face layout, `demo:distilbert` or `demo:gpt2` (built in), or `synth:<preset>`
+/// (random weights at a real model's shape, e.g. `synth:gpt2`, `synth:mistral-7b`).
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Profile(commands::profile::Profile),
+    Verify(commands::verify::Verify),
+    Eval(commands::eval::Eval),
+    Generate(commands::generate::Generate),
+    Classify(commands::classify::Classify),
+    Embed(commands::embed::Embed),
+    Sensors(commands::sensors::Sensors),
+}
+
+/// What a command that ran to its end found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing was checked, or every check passed.
+    Passed,
+    /// A check failed; the command has said which.
+    Failed,
+}
+
+fn main() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Profile(command) => command.run(),
+        Command::Verify(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Generate(command) => command.run(),
+        Command::Classify(command) => command.run(),
+        Command::Embed(command) => command.run(),
+        Command::Sensors(command) => command.run(),
+    };
+    match result {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        // A reader that closed the pipe early (`| head`) has seen what it wanted.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}

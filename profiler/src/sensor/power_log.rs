@@ -13,7 +13,8 @@
 //!
 //! # Time
 //! Times from 10^9 s on are calendar times (seconds since 1970, UTC). Smaller ones count from the start of this
-//! process. An offset moves both, for a meter whose clock runs apart.
+//! process. An offset is added first: some seconds for a meter whose clock runs apart, or, for a log that counts from
+//! its own begin, the calendar time of that begin.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -161,8 +162,8 @@ impl PowerLog {
             return Ok(());
         }
         let (time_s, value) = columns.parse(line).map_err(|(expected, got)| self.malformed(expected, got))?;
-        let on_clock_s = if time_s >= FIRST_CALENDAR_TIME_S { clock::from_unix_s(time_s) } else { time_s };
-        let time_s = on_clock_s + self.offset_s;
+        let time_s = time_s + self.offset_s;
+        let time_s = if time_s >= FIRST_CALENDAR_TIME_S { clock::from_unix_s(time_s) } else { time_s };
         if time_s <= self.last_time_s {
             return Err(self.malformed("a time after that of the row before", line));
         }
@@ -326,6 +327,18 @@ mod tests {
         let text = format!("time,watts\n{},3\n{},3\n{},3\n", unix_s - 1.0, unix_s + 1.0, unix_s + 3.0);
         // Times near 2^31 s are written and read to 2^-22 s; 3 W times twice that.
         assert!((energy_j(&text, start_s, start_s + 2.0) - 6.0).abs() < 3.0 * 2.0 * 5e-7);
+    }
+
+    #[test]
+    fn an_offset_can_be_the_calendar_time_of_the_logs_begin() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("log.csv");
+        fs::write(&path, "0,3\n1,3\n2,3\n").unwrap();
+        let start_s = clock::now_s();
+        let options = PowerLogOptions { offset_s: clock::to_unix_s(start_s), ..PowerLogOptions::default() };
+        let trace = PowerLog::open(&path, &options).unwrap().trace().unwrap();
+        // Calendar times are good to 2^-22 s.
+        assert!((trace.last_time_s().unwrap() - (start_s + 2.0)).abs() < 5e-7);
     }
 
     #[test]

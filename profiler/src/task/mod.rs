@@ -1,7 +1,7 @@
 //! Tasks: what a model is good for, as one score over a data set, measured in joules as it goes.
 //!
-//! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens in [`Task::load`], before
-//! anything is measured; [`evaluate`] then only runs the model and scores what comes out.
+//! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens before anything
+//! is measured; [`Task::evaluate`] then only runs the model and scores what comes out.
 
 mod sst2;
 mod stsb;
@@ -37,8 +37,11 @@ pub struct Task {
     pub convention: &'static str,
     /// What kind of model it needs.
     needs: OutputKind,
-    load: fn(&Path, &Session, &dyn Encode) -> Result<Box<dyn Workload>>,
+    load: Load,
 }
+
+/// Reads a data file, and tokenizes and batches what is in it.
+type Load = fn(&Path, &Session, &dyn Encode) -> Result<Box<dyn Workload>>;
 
 /// Every task.
 pub const TASKS: &[Task] = &[sst2::TASK, wikitext2::TASK, stsb::TASK];

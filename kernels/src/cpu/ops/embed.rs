@@ -8,7 +8,7 @@ use crate::error::Result;
 
 const OP: &str = "embed";
 
-/// A gathered element costs about this many elements read in order.
+/// A gathered element costs about this many elements read in order: each lies in a cache line of its own.
 const GATHER_COST: usize = 8;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: Embed<'_>) -> Result<()> {

@@ -3,14 +3,14 @@
 //! Rows of `x` are grouped into blocks of nearly equal size that the panel kernel takes at once, and each block is
 //! interleaved, `[k, rows]`, so that the kernel reads it in order.
 //! A task owns some panels and some blocks. With one block (decode) it streams each panel once, from end to end.
-//! With several (prefill) it goes through `k` in steps of [`K_BLOCK`]: the step's part of a panel stays in L2 while
+//! With several (prefill) it goes through `k` in steps of whole [`K_BLOCK`]s: the step's part of a panel stays in L2 while
 //! all blocks pass over it, and so does the step's part of `x` while all panels pass.
 
 use std::ops::Range;
 use std::ptr;
 
 use crate::args::{MatMul, Rows};
-use crate::cpu::op_table::{K_BLOCK, OpTable, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
@@ -20,14 +20,19 @@ use crate::format::Format;
 
 const OP: &str = "matmul";
 
-/// Rows of `x` that a task takes at most: their part of [`K_BLOCK`] columns fills half of a 2 MiB L2.
+/// Rows of `x` that a task takes at most: [`K_BLOCK`] columns of them fill half of a 2 MiB L2.
 const TASK_ROWS: usize = 512;
+/// Elements of `x` that a step through `k` covers, for the same half of L2. Longer steps visit `y` less often.
+const STEP_ELEMENTS: usize = TASK_ROWS * K_BLOCK;
+/// Longest step: its part of a panel, widened, takes another 256 KiB.
+const MAX_STEP: usize = 2048;
 /// Tasks per thread: enough to balance threads of unequal speed.
 const TASKS_PER_THREAD: usize = 6;
 /// Blocks of rows from which on a step's weights are widened once, in scratch memory, instead of in every block: the
 /// conversion takes slots of the multiplying ports.
 const WIDEN_BLOCKS: usize = 3;
-/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`].
+/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
+/// thread, ten times a fork and join.
 const BREAK_EVEN: usize = 1_000_000;
 /// What a core can compute while it reads a byte of weights from L3.
 const FLOPS_PER_BYTE: usize = 8;
@@ -72,17 +77,21 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
 }
 
 /// `0..m` in blocks of at most a given number of rows, as equal as can be.
-struct Blocks {
+pub(super) struct Blocks {
     m: usize,
     count: usize,
 }
 
 impl Blocks {
-    fn new(m: usize, max_rows: usize) -> Self {
+    pub(super) fn new(m: usize, max_rows: usize) -> Self {
         Self { m, count: m.div_ceil(max_rows) }
     }
 
-    fn rows(&self, block: usize) -> Range<usize> {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn rows(&self, block: usize) -> Range<usize> {
         self.m * block / self.count..self.m * (block + 1) / self.count
     }
 }
@@ -98,7 +107,13 @@ fn interleave(kernels: &CpuKernels, x: &Rows<'_>, blocks: &Blocks, packed: &mut 
             let packed = unsafe { output.range(rows.start * k..rows.end * k) };
             // SAFETY: `kernels` exists, so the processor has the instruction set.
             unsafe {
-                (kernels.table.interleave)(&x.data[rows.start * x.stride..], x.stride, rows.len(), packed);
+                (kernels.table.interleave)(Interleave {
+                    x: &x.data[rows.start * x.stride..],
+                    stride: x.stride,
+                    rows: rows.len(),
+                    width: rows.len(),
+                    packed,
+                });
             }
         }
     });
@@ -127,8 +142,11 @@ impl Product<'_> {
             }
             return;
         }
-        let row_tasks = self.blocks.count.div_ceil(self.task_blocks());
-        let panel_tasks = (kernels.threads() * TASKS_PER_THREAD).div_ceil(row_tasks).min(panels);
+        let tasks = kernels.threads() * TASKS_PER_THREAD;
+        // Few panels leave threads idle unless the rows are shared out too.
+        let row_tasks = self.blocks.count.div_ceil(self.task_blocks()).max(tasks.div_ceil(panels));
+        let row_tasks = row_tasks.min(self.blocks.count);
+        let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
         kernels.pool.run(row_tasks * panel_tasks, &|task| {
             let (row_task, panel_task) = (task / panel_tasks, task % panel_tasks);
             let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
@@ -143,7 +161,11 @@ impl Product<'_> {
 
     fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
         let (k, format) = (self.w.k(), self.w.format());
-        let step = if self.blocks.count == 1 { k } else { K_BLOCK };
+        let rows = self.blocks.rows(blocks.end - 1).end - self.blocks.rows(blocks.start).start;
+        let step = match self.blocks.count {
+            1 => k,
+            _ => (STEP_ELEMENTS / rows).clamp(K_BLOCK, MAX_STEP) / K_BLOCK * K_BLOCK,
+        };
         let widen = blocks.len() >= WIDEN_BLOCKS && format != Format::F32;
         let wide_len = if widen { step.min(k) * self.w.panel_width() } else { 0 };
         with_scratch(wide_len, |wide| {
@@ -181,6 +203,7 @@ impl Product<'_> {
         let bias = self.bias.filter(|_| terms.end == k);
         let product = PanelProduct {
             x: self.x[rows.start * k..rows.end * k][terms.start * rows.len()..].as_ptr(),
+            x_order: RowOrder::Interleaved,
             rows: rows.len(),
             w: weights.as_ptr(),
             format,

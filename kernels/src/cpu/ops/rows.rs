@@ -6,7 +6,7 @@ use crate::cpu::output::Output;
 use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
 
-pub(in crate::cpu) fn cache_write(args: CacheWrite<'_>) -> Result<()> {
+pub(in crate::cpu) fn cache_write(kernels: &CpuKernels, args: CacheWrite<'_>) -> Result<()> {
     const OP: &str = "cache_write";
     let CacheWrite { x, batch, tokens, kv_heads, head_dim, capacity, kv_start, cache } = args;
     check::rows(OP, "x", &x)?;
@@ -21,15 +21,17 @@ pub(in crate::cpu) fn cache_write(args: CacheWrite<'_>) -> Result<()> {
     for start in kv_start {
         check::index(OP, (*start as usize).saturating_add(tokens - 1), capacity)?;
     }
-    for (b, start) in kv_start.iter().enumerate() {
-        for i in 0..tokens {
-            let token = *start as usize + i;
-            for (h, x) in row(&x, b * tokens + i).chunks_exact(head_dim).enumerate() {
+    let output = Output::new(&mut cache[..cache_len]);
+    for_row_ranges(&kernels.pool, x.rows, x.cols, &|rows| {
+        for r in rows {
+            let (b, token) = (r / tokens, kv_start[r / tokens] as usize + r % tokens);
+            for (h, x) in row(&x, r).chunks_exact(head_dim).enumerate() {
                 let first = ((b * kv_heads + h) * capacity + token) * head_dim;
-                cache[first..][..head_dim].copy_from_slice(x);
+                // SAFETY: row `r` alone goes to this token of sequence `b`, and it belongs to this task alone.
+                unsafe { output.range(first..first + head_dim) }.copy_from_slice(x);
             }
         }
-    }
+    });
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A few rows of `x` times one panel of `w`.
 
-use crate::cpu::op_table::{K_BLOCK, PanelProduct};
+use crate::cpu::op_table::{Interleave, K_BLOCK, PanelProduct, RowOrder, SCORES_STRIDE};
 
 /// Two SSE or NEON vectors.
 pub(super) const PANEL_WIDTH: usize = 8;
@@ -10,11 +10,13 @@ pub(super) const PANEL_ROWS: usize = 4;
 /// `k` whose weights are widened at once.
 const WIDEN: usize = 64;
 
-/// `packed [k, rows]` from the rows `x[r * stride ..][.. k]`.
-pub(super) fn interleave(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]) {
-    for (i, packed) in packed.chunks_exact_mut(rows).enumerate() {
+/// Rows to columns; see [`Interleave`].
+pub(super) fn interleave(args: Interleave<'_>) {
+    args.checked_k();
+    let Interleave { x, stride, rows, width, packed } = args;
+    for (i, packed) in packed.chunks_exact_mut(width).enumerate() {
         for (r, packed) in packed.iter_mut().enumerate() {
-            *packed = x[r * stride + i];
+            *packed = if r < rows { x[r * stride + i] } else { 0.0 };
         }
     }
 }
@@ -24,6 +26,10 @@ pub(super) fn interleave(x: &[f32], stride: usize, rows: usize, packed: &mut [f3
 /// As [`PanelProduct`] says.
 pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     let p = product;
+    let (row_stride, k_stride) = match p.x_order {
+        RowOrder::Interleaved => (1, p.rows),
+        RowOrder::Scores => (SCORES_STRIDE, 1),
+    };
     let mut weights = [0.0; WIDEN * PANEL_WIDTH];
     let mut total = [[0.0; PANEL_WIDTH]; PANEL_ROWS];
     let mut block = total;
@@ -38,7 +44,7 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
         for (r, sums) in block.iter_mut().enumerate().take(p.rows) {
             for (i, weights) in weights.as_chunks::<PANEL_WIDTH>().0.iter().enumerate() {
                 // SAFETY: row `r < rows` of `x` has element `first + i < k`.
-                let x = unsafe { *p.x.add((first + i) * p.rows + r) };
+                let x = unsafe { *p.x.add(r * row_stride + (first + i) * k_stride) };
                 for (sum, w) in sums.iter_mut().zip(weights) {
                     *sum += x * w;
                 }

@@ -1,14 +1,11 @@
-//! Plain Rust for every operation: what runs where nothing faster exists, and the base of the other tables.
+//! Plain Rust for every operation: what runs where nothing faster exists.
 
-mod activation;
-mod attention;
 mod matmul;
-mod norm;
-mod rope;
-mod softmax;
+mod vector;
 
 use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
+use crate::cpu::vector::vector_functions;
 use crate::format::Format;
 
 pub(super) static TABLE: OpTable = OpTable {
@@ -18,12 +15,16 @@ pub(super) static TABLE: OpTable = OpTable {
     multiply_panel: matmul::multiply_panel,
     widen: Format::widen,
     interleave: matmul::interleave,
-    norm: norm::norm,
-    activate: activation::activate,
-    gate: activation::gate,
-    add: activation::add,
-    rope: rope::rope,
-    softmax: softmax::softmax,
-    argmax: softmax::argmax,
-    attention: attention::attention,
+    norm,
+    activate,
+    gate,
+    add,
+    rope,
+    softmax,
+    argmax,
+    exponentials,
+    dots,
+    weighted_sum,
 };
+
+vector_functions!(vector::Lanes);

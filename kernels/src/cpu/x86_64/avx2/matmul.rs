@@ -5,7 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::op_table::{K_BLOCK, PanelProduct};
+use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder};
+use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
 use crate::format::Format;
 
 /// Two vectors.
@@ -14,7 +15,7 @@ pub(super) const PANEL_WIDTH: usize = 16;
 pub(super) const PANEL_ROWS: usize = 6;
 
 /// How far ahead of the weights in use to fetch; as for AVX-512.
-const PREFETCH_BYTES: usize = 1024;
+const PREFETCH_BYTES: usize = 4096;
 
 /// # Safety
 ///
@@ -23,9 +24,12 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     // SAFETY: the caller's promise is passed on.
     unsafe {
         match product.format {
-            Format::F32 => multiply_rows::<Single>(product),
-            Format::F16 => multiply_rows::<Half>(product),
-            Format::Bf16 => multiply_rows::<Brain>(product),
+            Format::F32 if product.x_order == RowOrder::Scores => {
+                multiply_rows::<Single, ScoresOrder>(product)
+            }
+            Format::F32 => multiply_rows::<Single, InterleavedOrder>(product),
+            Format::F16 => multiply_rows::<Half, InterleavedOrder>(product),
+            Format::Bf16 => multiply_rows::<Brain, InterleavedOrder>(product),
         }
     }
 }
@@ -109,25 +113,25 @@ impl Weight for Brain {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_rows<W: Weight>(p: &PanelProduct) {
+unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct) {
     // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
     unsafe {
         match p.rows {
-            1 => multiply::<W, 1>(p),
-            2 => multiply::<W, 2>(p),
-            3 => multiply::<W, 3>(p),
-            4 => multiply::<W, 4>(p),
-            5 => multiply::<W, 5>(p),
-            _ => multiply::<W, 6>(p),
+            1 => multiply::<W, X, 1>(p),
+            2 => multiply::<W, X, 2>(p),
+            3 => multiply::<W, X, 3>(p),
+            4 => multiply::<W, X, 4>(p),
+            5 => multiply::<W, X, 5>(p),
+            _ => multiply::<W, X, 6>(p),
         }
     }
 }
 
 /// # Safety
 ///
-/// As [`PanelProduct`] says, with `rows == ROWS`.
+/// As [`PanelProduct`] says, with `rows == ROWS` and `x` in the order `X`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct) {
+unsafe fn multiply<W: Weight, X: Order, const ROWS: usize>(p: &PanelProduct) {
     let step = PANEL_WIDTH * W::SIZE;
     let (mut x, mut w) = (p.x, p.w);
     let mut first = 0;
@@ -140,13 +144,13 @@ unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct) {
             unsafe {
                 let [low, high] = W::load(w);
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_ps(*x.add(r));
+                    let x = _mm256_set1_ps(*x.add(r * X::row_stride()));
                     sums[0] = _mm256_fmadd_ps(x, low, sums[0]);
                     sums[1] = _mm256_fmadd_ps(x, high, sums[1]);
                 }
             }
             w = w.wrapping_add(step);
-            x = x.wrapping_add(ROWS);
+            x = x.wrapping_add(X::k_stride(ROWS));
         }
         let accumulate = p.accumulate || first > 0;
         first += terms;

@@ -1,10 +1,13 @@
 //! AVX2 with FMA and F16C: 8 lanes, 16 registers.
 
+mod interleave;
 mod matmul;
+mod vector;
 mod widen;
 
+use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
-use crate::cpu::{Isa, scalar};
+use crate::cpu::vector::vector_functions;
 
 pub(in crate::cpu) static TABLE: OpTable = OpTable {
     isa: Isa::Avx2,
@@ -12,10 +15,22 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     panel_rows: matmul::PANEL_ROWS,
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
-    ..scalar::TABLE
+    interleave: interleave::interleave,
+    norm,
+    activate,
+    gate,
+    add,
+    rope,
+    softmax,
+    argmax,
+    exponentials,
+    dots,
+    weighted_sum,
 };
 
-/// Whether this processor has the features the functions below are compiled for.
+vector_functions!(vector::F32x8, target_feature(enable = "avx2,fma,f16c"));
+
+/// Whether this processor has the features the functions of this module are compiled for.
 pub(in crate::cpu) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }

@@ -2,51 +2,57 @@
 
 use std::arch::x86_64::*;
 
-/// `packed [k, rows]` from the rows `x[r * stride ..][.. k]`.
+use super::vector::mask;
+use crate::cpu::op_table::Interleave;
+
+/// Rows to columns; see [`Interleave`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) fn interleave(x: &[f32], stride: usize, rows: usize, packed: &mut [f32]) {
-    assert!((1..=16).contains(&rows), "a block has at most 16 rows");
-    let k = packed.len() / rows;
-    let last = stride.saturating_mul(rows - 1);
-    assert!(last.saturating_add(k) <= x.len(), "every row has k elements");
-    let lanes = mask(rows);
-    for first in (0..k).step_by(16) {
-        let columns = (k - first).min(16);
-        let mut tile = [_mm512_setzero_ps(); 16];
-        for (r, row) in tile.iter_mut().enumerate().take(rows) {
-            // SAFETY: columns `first..first + columns` of row `r < rows` lie inside `x` (asserted above); the mask
-            // covers exactly those.
-            *row = unsafe { _mm512_maskz_loadu_ps(mask(columns), x.as_ptr().add(r * stride + first)) };
-        }
-        for (i, column) in transpose(tile).into_iter().enumerate().take(columns) {
-            // SAFETY: `first + i < k`, so `packed` holds `rows` elements from there; the mask covers exactly those.
-            unsafe { _mm512_mask_storeu_ps(packed.as_mut_ptr().add((first + i) * rows), lanes, column) };
+pub(super) fn interleave(args: Interleave<'_>) {
+    let k = args.checked_k();
+    let Interleave { x, stride, rows, width, packed } = args;
+    for group in (0..width).step_by(16) {
+        let lanes = mask(width - group);
+        for first in (0..k).step_by(16) {
+            let columns = (k - first).min(16);
+            // Every loop over the tile has 16 rounds, so that the tile stays in registers.
+            let mut tile = [_mm512_setzero_ps(); 16];
+            for (r, row) in tile.iter_mut().enumerate() {
+                let exists = group + r < rows;
+                let from = (group + r).min(rows - 1) * stride + first;
+                // The row that most likely comes next; an address alone, it need not exist.
+                let next = x.as_ptr().wrapping_add(from).wrapping_add(16 * stride);
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                // SAFETY: columns `first..first + columns` of a row below `rows` lie inside `x` (`checked_k`); the mask
+                // covers those, or nothing.
+                *row = unsafe {
+                    _mm512_maskz_loadu_ps(mask(if exists { columns } else { 0 }), x.as_ptr().add(from))
+                };
+            }
+            let tile = transpose(tile);
+            for (i, column) in tile.into_iter().enumerate() {
+                if i < columns {
+                    let to = (first + i) * width + group;
+                    // SAFETY: `first + i < k`, so `packed` holds `width` elements from there, of which the mask covers
+                    // those from `group` on.
+                    unsafe { _mm512_mask_storeu_ps(packed.as_mut_ptr().add(to), lanes, column) };
+                }
+            }
         }
     }
-}
-
-/// The first `n` of 16 lanes.
-#[inline]
-pub(super) fn mask(n: usize) -> __mmask16 {
-    if n >= 16 { 0xffff } else { (1 << n) - 1 }
 }
 
 /// Rows to columns, in four rounds of exchanges: pairs, fours, and twice blocks of four.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 #[inline]
-pub(super) fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
-    let pair = |a: __m512, b: __m512| (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let double = |a: __m512, b: __m512| {
-        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-        (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
-    };
+fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
     let mut t = [_mm512_setzero_ps(); 16];
     for group in 0..4 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows[4 * group + i]);
-        let ((ab_low, ab_high), (cd_low, cd_high)) = (pair(a, b), pair(c, d));
+        let [a, b, c, d] = [rows[4 * group], rows[4 * group + 1], rows[4 * group + 2], rows[4 * group + 3]];
+        let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
         // `t[4 * group + i]` holds column `4 * block + i` of the group's four rows in its block `block`.
-        (t[4 * group], t[4 * group + 1]) = double(ab_low, cd_low);
-        (t[4 * group + 2], t[4 * group + 3]) = double(ab_high, cd_high);
+        (t[4 * group], t[4 * group + 1]) = exchange_pairs(ab_low, cd_low);
+        (t[4 * group + 2], t[4 * group + 3]) = exchange_pairs(ab_high, cd_high);
     }
     let mut columns = t;
     for i in 0..4 {
@@ -62,6 +68,14 @@ pub(super) fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
     columns
 }
 
+/// The first pairs of `a` and `b` in each block of four lanes, and the second pairs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+fn exchange_pairs(a: __m512, b: __m512) -> (__m512, __m512) {
+    let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+    (_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::is_available;
@@ -72,14 +86,16 @@ mod tests {
         if !is_available() {
             return;
         }
-        let x: Vec<f32> = (0..16 * 50).map(|i| i as f32).collect();
-        for rows in 1..=16 {
+        let x: Vec<f32> = (0..32 * 50).map(|i| i as f32).collect();
+        for (rows, width) in (1..=32).flat_map(|rows| [(rows, rows), (rows, 32)]) {
             for k in [1, 15, 16, 17, 47] {
-                let mut packed = vec![-1.0; k * rows];
+                let mut packed = vec![-1.0; k * width];
                 // SAFETY: the features are available.
-                unsafe { interleave(&x, 50, rows, &mut packed) };
+                unsafe { interleave(Interleave { x: &x, stride: 50, rows, width, packed: &mut packed }) };
                 for (i, got) in packed.iter().enumerate() {
-                    assert_eq!(*got, x[i % rows * 50 + i / rows], "rows={rows} k={k} i={i}");
+                    let (r, i) = (i % width, i / width);
+                    let expected = if r < rows { x[r * 50 + i] } else { 0.0 };
+                    assert_eq!(*got, expected, "rows={rows} width={width} k={k} r={r} i={i}");
                 }
             }
         }

@@ -2,10 +2,12 @@
 
 mod interleave;
 mod matmul;
+mod vector;
 mod widen;
 
+use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
-use crate::cpu::{Isa, scalar};
+use crate::cpu::vector::vector_functions;
 
 pub(in crate::cpu) static TABLE: OpTable = OpTable {
     isa: Isa::Avx512,
@@ -14,10 +16,21 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
     interleave: interleave::interleave,
-    ..scalar::TABLE
+    norm,
+    activate,
+    gate,
+    add,
+    rope,
+    softmax,
+    argmax,
+    exponentials,
+    dots,
+    weighted_sum,
 };
 
-/// Whether this processor has the features the functions below are compiled for.
+vector_functions!(vector::F32x16, target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq"));
+
+/// Whether this processor has the features the functions of this module are compiled for.
 pub(in crate::cpu) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")

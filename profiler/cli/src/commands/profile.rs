@@ -1,0 +1,250 @@
+//! `joulewise profile`: where do time and joules go, layer by layer?
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::ProgressBar;
+use joulewise_engine::{OutputKind, TokenBatch};
+use joulewise_models::{ModelSpec, demo, load, synthetic};
+use joulewise_profiler::experiment::Protocol;
+use joulewise_profiler::profile::{Setup, profile};
+use joulewise_profiler::report;
+use joulewise_profiler::report::json::{ModelSummary, PhaseProfile, Profile as Document};
+use joulewise_profiler::report::table::{self, Table};
+use joulewise_profiler::workload::{SessionWorkload, Workload};
+
+use crate::meter::{MeterOptions, start};
+use crate::options::RunOptions;
+use crate::session::{Chosen, Opened, place};
+use crate::{Verdict, output};
+
+/// What is profiled when no model is named.
+const DEMOS: [&str; 2] = ["demo:distilbert", "demo:gpt2"];
+/// Unfinished results are written this often.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Measure time and energy of every module; encoders in one phase, decoders in prefill and decode apart.
+///
+/// Inputs are tokenized and in place before measuring starts. Ctrl-C ends the measurement and keeps what it has.
+#[derive(Args)]
+pub(crate) struct Profile {
+    /// Directory, `demo:<name>` or `synth:<preset>`; both demo models by default.
+    model: Option<String>,
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    meter: MeterOptions,
+    /// Sequences per iteration.
+    #[arg(long, default_value = "1")]
+    batch: NonZeroUsize,
+    /// Tokens per sequence: of an encoder's input, of a decoder's prompt, and thus in the cache while decoding.
+    #[arg(long, default_value = "128")]
+    tokens: NonZeroUsize,
+    /// Trials of each measurement.
+    #[arg(long)]
+    trials: Option<NonZeroUsize>,
+    /// Iterations per trial; enough for the sensor to resolve by default. `--trials 5 --iterations 300` is the classic
+    /// protocol.
+    #[arg(long)]
+    iterations: Option<NonZeroUsize>,
+    /// Seed of the order of trials.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A coarse look in a few seconds.
+    #[arg(long)]
+    quick: bool,
+    /// Print a row per module, not only per layer and kind.
+    #[arg(long)]
+    modules: bool,
+    /// Folder for profile.json, layers.csv, report.html and trace.json.
+    #[arg(long, default_value = "joulewise-out")]
+    out: PathBuf,
+    /// Print profile.json instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a decoder or encoder is run.
+type MakeWorkload = for<'a> fn(&'a mut joulewise_engine::Session, &TokenBatch) -> Result<SessionWorkload<'a>>;
+
+impl Profile {
+    pub(crate) fn run(self) -> Result<Verdict> {
+        prepare_folder(&self.out)?;
+        let interrupted = catch_interrupt()?;
+        let chosen = Chosen::new(&self.run)?;
+        let meter = start(&self.meter)?;
+        let protocol = self.protocol();
+        let mut document = Document::new(&meter, chosen.metered, protocol.clone());
+        let models: Vec<&str> = match &self.model {
+            Some(model) => vec![model],
+            None => DEMOS.to_vec(),
+        };
+        for name in models {
+            let mut opened = place(load(&ModelSpec::parse(name)?)?, &self.run, &chosen)?;
+            document.add_model(summary(&opened, &self.run), opened.session.device());
+            let batch = self.input(&opened)?;
+            let is_decoder = opened.session.graph().cache.is_some();
+            let phases: &[MakeWorkload] = if is_decoder {
+                &[
+                    |session, batch| Ok(SessionWorkload::prefill(session, batch)?),
+                    |session, batch| Ok(SessionWorkload::decode(session, batch)?),
+                ]
+            } else {
+                &[|session, batch| Ok(SessionWorkload::forward(session, batch)?)]
+            };
+            for make in phases {
+                if interrupted.load(Ordering::Relaxed) {
+                    break;
+                }
+                let mut workload = make(&mut opened.session, &batch)?;
+                let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
+                let phase = self.measure(name, &mut workload, &setup, &mut document, interrupted)?;
+                if !self.json {
+                    self.print(name, opened.session.device(), &phase)?;
+                }
+                document.put_phase(phase);
+                report::write(&self.out, &document)?;
+            }
+        }
+        document.is_complete = !interrupted.load(Ordering::Relaxed);
+        let files = report::write(&self.out, &document)?;
+        if self.json {
+            output::json(&document)?;
+        } else {
+            for file in files {
+                output::line(format!("wrote {}", file.display()))?;
+            }
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted; what was measured until then is in {}", self.out.display());
+        }
+        Ok(Verdict::Passed)
+    }
+
+    fn protocol(&self) -> Protocol {
+        let mut protocol = if self.quick { Protocol::quick() } else { Protocol::default() };
+        if let Some(trials) = self.trials {
+            protocol.trials = trials.get();
+            protocol.replay_trials = trials.get();
+        }
+        protocol.iterations = self.iterations.map(NonZeroUsize::get);
+        protocol.seed = self.seed;
+        protocol
+    }
+
+    /// Real text where there is a tokenizer, random ids where there is none, cut to the length that was asked for.
+    fn input(&self, opened: &Opened) -> Result<TokenBatch> {
+        let (batch, tokens) = (self.batch.get(), self.tokens.get());
+        let graph = opened.session.graph();
+        // Decoding needs room for one more token behind the prompt.
+        let limit = opened.session.context() - usize::from(graph.cache.is_some());
+        if tokens > limit {
+            bail!("--tokens {tokens} is more than {} has room for: {limit}", opened.model.name);
+        }
+        let text = match graph.output_kind {
+            OutputKind::NextToken => demo::WIKITEXT2_EXCERPT.to_owned(),
+            OutputKind::Classes | OutputKind::Embedding => {
+                let sentences = demo::SST2_EXCERPT.lines().skip(1).filter_map(|line| line.split('\t').next());
+                sentences.collect::<Vec<_>>().join(" ")
+            }
+        };
+        let mut ids = match &opened.model.tokenizer {
+            Some(tokenizer) => tokenizer.encode(&text)?,
+            None => synthetic::prompt(graph.vocab_size, batch * tokens),
+        };
+        // Short texts are repeated: what counts is the shape, with the statistics of real text.
+        let text_tokens = ids.len();
+        while ids.len() < batch * tokens {
+            ids.extend_from_within(..text_tokens.min(batch * tokens - ids.len()));
+        }
+        ids.truncate(batch * tokens);
+        Ok(TokenBatch::dense(ids, batch)?)
+    }
+
+    fn measure(
+        &self,
+        name: &str,
+        workload: &mut dyn Workload,
+        setup: &Setup<'_>,
+        document: &mut Document,
+        interrupted: &AtomicBool,
+    ) -> Result<PhaseProfile> {
+        let bar = output::progress(&format!("{name} {}", workload.shape().phase.name()), 0);
+        let mut kept = Instant::now();
+        let mut failed = None;
+        let phase = profile(workload, setup, &mut |update| {
+            show(&bar, update.progress.done, update.progress.total);
+            if kept.elapsed() > KEEP_EVERY {
+                document.put_phase(update.phase());
+                failed = report::write(&self.out, document).err();
+                kept = Instant::now();
+            }
+            let is_over = interrupted.load(Ordering::Relaxed) || failed.is_some();
+            if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        bar.finish_and_clear();
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(phase),
+        }
+    }
+
+    fn print(&self, name: &str, device: &str, phase: &PhaseProfile) -> Result<()> {
+        let PhaseProfile { batch, tokens, kv_length, .. } = phase;
+        let cached =
+            if *kv_length > 0 { format!(", {kv_length} tokens in the cache") } else { String::new() };
+        output::line(format!("\n{name} {}: {batch} x {tokens} tokens{cached}, on {device}", phase.name))?;
+        show_table(&table::summary(phase))?;
+        show_table(&table::kinds(phase))?;
+        show_table(&if self.modules { table::modules(phase) } else { table::layers(phase) })?;
+        output::line(table::closure(phase))?;
+        phase.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))
+    }
+}
+
+fn show_table(table: &Table) -> Result<()> {
+    let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
+    output::line(output::table(&header, table.rows.iter().cloned()))
+}
+
+fn show(bar: &ProgressBar, done: usize, total: usize) {
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+}
+
+fn summary(opened: &Opened, run: &RunOptions) -> ModelSummary {
+    let graph = opened.session.graph();
+    ModelSummary {
+        name: opened.model.name.clone(),
+        precision: run.strategy.name().to_owned(),
+        n_parameters: graph.parameters() as u64,
+        n_layers: graph.blocks() as u32,
+        weight_bytes: opened.session.weight_bytes() as u64,
+    }
+}
+
+/// Finds out before measuring whether results can be written.
+fn prepare_folder(folder: &Path) -> Result<()> {
+    let probe = folder.join(".joulewise-probe");
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe))
+        .with_context(|| format!("cannot write into {}", folder.display()))
+}
+
+/// A flag that Ctrl-C raises; a second Ctrl-C ends the process at once.
+fn catch_interrupt() -> Result<&'static AtomicBool> {
+    static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let flag = INTERRUPTED.get_or_init(|| Arc::new(AtomicBool::new(false)));
+    // The order matters: the first signal finds the flag lowered and passes, the second finds it raised.
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, flag.clone())
+        .and_then(|_| signal_hook::flag::register(signal_hook::consts::SIGINT, flag.clone()))
+        .context("cannot catch Ctrl-C")?;
+    Ok(flag)
+}

@@ -1,0 +1,41 @@
+//! Options that several commands share.
+
+use clap::{Args, ValueEnum};
+use joulewise_engine::Strategy;
+
+/// Which model, where and how precisely.
+#[derive(Args, Clone)]
+pub(crate) struct ModelOptions {
+    /// Directory, `demo:<name>` or `synth:<preset>`.
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+/// Where and how precisely a model is run.
+#[derive(Args, Clone)]
+pub(crate) struct RunOptions {
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub(crate) device: Device,
+    /// Precision of the weights: fp32, fp16 or bf16.
+    #[arg(long, default_value = "fp32")]
+    pub(crate) strategy: Strategy,
+    /// Threads of the CPU backend; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Tokens a sequence can grow to; what the model was trained for by default, at most 4096.
+    #[arg(long)]
+    pub(crate) context: Option<usize>,
+}
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The best device here.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}

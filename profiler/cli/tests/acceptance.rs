@@ -1,0 +1,58 @@
+//! Published scores of the models beside the checkout, to the last digit that was published.
+
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
+#![allow(clippy::print_stdout, reason = "a test says what it skipped")]
+
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use program::joulewise;
+use serde_json::Value;
+
+/// A file or folder beside the checkout.
+fn shared(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path)
+}
+
+/// What `eval` says of a model, `None` where the model or the data is not there.
+fn eval(model: &str, task: &str, data: &str) -> Option<Value> {
+    let (model, data) = (shared(&format!("models/{model}")), shared(&format!("data/{data}")));
+    if let Some(missing) = [&model, &data].into_iter().find(|path| !path.exists()) {
+        println!("SKIP acceptance: {} is not there", missing.display());
+        return None;
+    }
+    let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
+    let run = joulewise(&["eval", model, "--task", task, "--data", data, "--json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    Some(serde_json::from_str(&run.stdout).unwrap())
+}
+
+#[test]
+fn sst2_accuracy() {
+    for (model, correct) in [("distilbert-sst2", 779), ("distilbert-sst2-mini", 722)] {
+        let Some(report) = eval(model, "sst2", "sst2/dev.tsv") else { continue };
+        assert_eq!((&report["correct"], &report["n"]), (&correct.into(), &872.into()), "{model}");
+    }
+}
+
+#[test]
+fn wikitext2_perplexity() {
+    for (model, perplexity, tokens) in
+        [("gpt2-wikitext2", 46.3807, 295_382), ("gpt2-wikitext2-mini", 31.0011, 348_363)]
+    {
+        let Some(report) = eval(model, "wikitext2", "wikitext-2/test.txt") else { continue };
+        assert_eq!(report["n"], tokens, "{model}");
+        let score = report["score"].as_f64().unwrap();
+        // Published to four decimals, and to be met within 0.002.
+        assert!((score - perplexity).abs() < 0.002, "{model}: {score}");
+    }
+}
+
+#[test]
+fn stsb_correlation() {
+    let Some(report) = eval("minilm-l6", "stsb", "stsb/stsb-en-test.csv") else { return };
+    let score = report["score"].as_f64().unwrap();
+    // Published to five decimals, and to be met within 0.0002.
+    assert!((score - 0.82035).abs() < 0.0002, "{score}");
+}

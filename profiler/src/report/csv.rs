@@ -1,0 +1,117 @@
+//! `layers.csv`: one row per phase and module, for spreadsheets and data frames.
+//!
+//! Units are SI and in the column names. An energy that no sensor resolved is an empty cell, never 0.
+//! After the modules of a phase come two rows whose `kind` is `closure`: `(unattributed)` and `(whole)`, the latter
+//! measured in windows of its own.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::energy::{Energy, Provenance};
+use crate::error::{ProfilerError, Result};
+use crate::report::json::{ModelProfile, PhaseProfile, Profile, Timing};
+use crate::report::table::energy_closure;
+
+/// A line of the file; the field names are the columns.
+#[derive(Serialize)]
+struct Row<'a> {
+    model: &'a str,
+    phase: &'a str,
+    batch: usize,
+    tokens: usize,
+    kv_length: usize,
+    module: &'a str,
+    kind: &'a str,
+    block: Option<u32>,
+    format: Option<&'a str>,
+    weight_bytes: Option<u64>,
+    flops: Option<f64>,
+    bytes_read: Option<f64>,
+    bytes_written: Option<f64>,
+    time_s: f64,
+    time_ci95_s: Option<f64>,
+    time_share: Option<f64>,
+    energy_j: Option<f64>,
+    energy_ci95_j: Option<f64>,
+    energy_systematic_j: Option<f64>,
+    trials: usize,
+    provenance: Provenance,
+    attribution: &'a str,
+    sensor: &'a str,
+    scope: &'a str,
+    first_order_energy_j: Option<f64>,
+    replay_energy_j: Option<f64>,
+    replay_time_s: Option<f64>,
+}
+
+/// Writes the modules of all phases of all models.
+///
+/// # Errors
+/// [`ProfilerError::Report`] when writing fails.
+pub fn write(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
+    let failed = |error: csv::Error| ProfilerError::Report(error.to_string());
+    let mut csv = csv::Writer::from_writer(writer);
+    for (model, phase) in profile.phases() {
+        for row in rows(model, phase) {
+            csv.serialize(row).map_err(failed)?;
+        }
+    }
+    csv.flush().map_err(|error| ProfilerError::Report(error.to_string()))
+}
+
+fn rows<'a>(model: &'a ModelProfile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
+    let attribution = phase.attribution;
+    let closure = energy_closure(phase);
+    let base = |module: &'a str, kind: &'a str, time: Timing, energy: &'a Energy| Row {
+        model: &model.model.name,
+        phase: &phase.name,
+        batch: phase.batch,
+        tokens: phase.tokens,
+        kv_length: phase.kv_length,
+        module,
+        kind,
+        block: None,
+        format: None,
+        weight_bytes: None,
+        flops: None,
+        bytes_read: None,
+        bytes_written: None,
+        time_s: time.duration_s,
+        time_ci95_s: time.ci95_s,
+        time_share: None,
+        energy_j: energy.energy_j,
+        energy_ci95_j: energy.ci95_j,
+        energy_systematic_j: energy.energy_j.map(|_| energy.systematic_j),
+        trials: energy.n,
+        provenance: energy.provenance,
+        attribution: attribution.name(),
+        sensor: &energy.sensor,
+        scope: &energy.scope,
+        first_order_energy_j: None,
+        replay_energy_j: None,
+        replay_time_s: None,
+    };
+    let mut rows: Vec<Row<'a>> = phase
+        .modules
+        .iter()
+        .map(|row| Row {
+            block: row.block,
+            format: row.format.as_deref(),
+            weight_bytes: Some(row.weight_bytes),
+            flops: Some(row.flops),
+            bytes_read: Some(row.bytes_read),
+            bytes_written: Some(row.bytes_written),
+            time_share: Some(row.time_share),
+            first_order_energy_j: row.first_order.energy_j,
+            replay_energy_j: row.replay.as_ref().and_then(|replay| replay.energy_j),
+            replay_time_s: row.replay_time.map(|time| time.duration_s),
+            ..base(&row.path, &row.kind, row.time, row.energy(attribution))
+        })
+        .collect();
+    let time = &phase.closure.time;
+    let rest = Timing { duration_s: time.whole_s - time.sum_s, ci95_s: None, n: phase.whole.time.n };
+    rows.push(base("(unattributed)", "closure", rest, &closure.unattributed));
+    rows.push(base("(whole)", "closure", phase.whole.time, &phase.whole.energy));
+    rows
+}

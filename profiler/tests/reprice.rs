@@ -1,0 +1,104 @@
+//! A profile of a device of known joules, measured again with the log of a meter that watched it.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+#[allow(dead_code, reason = "each test program uses its own part of the simulation")]
+mod simulation;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use joulewise_profiler::clock;
+use joulewise_profiler::energy::Provenance;
+use joulewise_profiler::experiment::Protocol;
+use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+use joulewise_profiler::profile::{Setup, profile};
+use joulewise_profiler::report::json::{ModelSummary, Profile};
+use joulewise_profiler::reprice::reprice;
+use joulewise_profiler::sensor::estimator::Estimator;
+use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
+use joulewise_profiler::sensor::simulated::SimulatedDevice;
+
+use simulation::{IDLE_W, MODULES, SimulatedWorkload};
+
+/// Length of every window.
+const WINDOW_S: f64 = 0.1;
+/// Spacing of the log.
+const STEP_S: f64 = 0.1e-3;
+
+/// A profile whose sensor knows nothing of the device.
+fn estimated(device: &SimulatedDevice) -> Profile {
+    let mut protocol = Protocol::quick();
+    protocol.trials = 2;
+    protocol.min_window_s = WINDOW_S;
+    protocol.replay_min_window_s = WINDOW_S;
+    protocol.idle_s = 0.05;
+    protocol.warm_up_limit_s = 0.05;
+    let meter = EnergyMeter::start(vec![Box::new(Estimator::of_this_cpu())]);
+    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+    let mut result = Profile::new(&meter, MeteredDevice::Cpu, protocol.clone());
+    result.add_model(ModelSummary::default(), "simulated device");
+    let mut workload = SimulatedWorkload::new(device);
+    result.put_phase(profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap());
+    result
+}
+
+/// What a meter on the device would have exported between two moments, counting from its own begin.
+fn export(device: &SimulatedDevice, path: &Path, start_s: f64, end_s: f64) {
+    let mut text = "#time,current,voltage,power,charge,energy\n".to_owned();
+    let mut time_s = start_s;
+    while time_s <= end_s {
+        // The mean power of the step behind, as a meter averages it.
+        let power_w = (device.energy_j(time_s) - device.energy_j(time_s - STEP_S)) / STEP_S;
+        text += &format!("{:.7},0,0,{power_w},0,0\n", time_s - start_s);
+        time_s += STEP_S;
+    }
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_log_exported_afterwards_takes_the_place_of_the_sensors() {
+    let device = SimulatedDevice::new(IDLE_W);
+    let start_s = clock::now_s();
+    let mut repriced = estimated(&device);
+    let times_before = repriced.models[0].phases[0].whole.time;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("export.csv");
+    export(&device, &path, start_s, clock::now_s() + 0.1);
+    let options = PowerLogOptions {
+        name: "external meter".to_owned(),
+        offset_s: clock::to_unix_s(start_s),
+        systematic_relative: 0.01,
+    };
+    reprice(&mut repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    let phase = &repriced.models[0].phases[0];
+    assert_eq!(phase.whole.time, times_before, "times are not the meter's business");
+    for (row, (path, .., duration_s, power_w)) in phase.modules.iter().zip(MODULES) {
+        let replay = row.replay.as_ref().unwrap();
+        // At each end of a window, power is blurred over one step at most 60 W high; what the test's thread overslept
+        // (20 ms at most) is idle.
+        let tolerance_w = (2.0 * STEP_S * 60.0 + 0.02 * IDLE_W) / WINDOW_S;
+        let error_j = (replay.energy_j.unwrap() - power_w * duration_s).abs();
+        assert!(error_j <= tolerance_w * duration_s, "{path}: {replay:?}");
+        assert_eq!((replay.provenance, replay.sensor.as_str()), (Provenance::Measured, "external meter"));
+        assert!((replay.systematic_j / replay.energy_j.unwrap() - 0.01).abs() < 1e-9);
+    }
+    let primary: Vec<_> = repriced.sensors.iter().filter(|sensor| sensor.is_primary).collect();
+    assert_eq!(primary.len(), 1);
+    assert_eq!(primary[0].name, "external meter");
+    assert!(!phase.power_samples.is_empty());
+}
+
+#[test]
+fn windows_beside_the_log_become_unresolved() {
+    let device = SimulatedDevice::new(IDLE_W);
+    let mut repriced = estimated(&device);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other-day.csv");
+    fs::write(&path, "time,watts\n1500000000,5\n1500000001,5\n1500000002,5\n").unwrap();
+    reprice(&mut repriced, &mut PowerLog::open(&path, &PowerLogOptions::default()).unwrap()).unwrap();
+    let phase = &repriced.models[0].phases[0];
+    assert_eq!((phase.whole.energy.energy_j, phase.whole.energy.provenance), (None, Provenance::Unresolved));
+    assert!(phase.modules.iter().all(|row| row.first_order.energy_j.is_none()));
+}
