@@ -80,19 +80,21 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     let_next_start();
     wait_for_previous();
     const int group = heads / kv_heads, parts = (group + GROUP - 1) / GROUP;
-    const int b = blockIdx.z, kv_head = blockIdx.y / parts, part = blockIdx.y % parts;
+    const int b = blockIdx.z, kv_head = blockIdx.x / parts, part = blockIdx.x % parts;
     const int first_head = kv_head * group + part * GROUP, heads_here = min(GROUP, group - part * GROUP);
+    // Requested together with the length, not after it.
+    const u64 table_row = rotary ? (u64)min(positions[b], (u32)(table_rows - 1)) * (rotary / 2) : 0;
     const int position = min((int)kv_start[b], capacity - 1), length = position + 1;
     const int first_key = window > 0 ? max(0, length - window) : 0;
     const int first_chunk = first_key / CHUNK, chunks = (length + CHUNK - 1) / CHUNK;
-    const int active = min((int)gridDim.x, chunks - first_chunk);
-    if ((int)blockIdx.x >= active)
+    // Blocks without work are numbered last, so that they do not keep the others waiting for a multiprocessor.
+    const int active = min((int)gridDim.y, chunks - first_chunk);
+    if ((int)blockIdx.y >= active)
         return;
     const int lane = threadIdx.x % lanes, key_group = threadIdx.x / lanes, key_groups = THREADS / lanes;
     const int dim = lane * 8, valid = head_dim - dim;
     const bool is_whole = head_dim % 8 == 0 && valid >= 8;
 
-    u64 table_row = rotary ? (u64)min(positions[b], (u32)(table_rows - 1)) * (rotary / 2) : 0;
     const float *q_row = q + (u64)b * q_stride + first_head * head_dim;
     for (int i = threadIdx.x; i < GROUP * padded; i += THREADS) {
         int g = i >> log_padded, d = i & (padded - 1);
@@ -110,7 +112,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
             T value = from_f32<T>(d < head_dim ? v_row[d] : 0.0f);
             new_key[d] = key;
             new_value[d] = value;
-            if (blockIdx.x == 0 && part == 0 && d < head_dim) {
+            if (blockIdx.y == 0 && part == 0 && d < head_dim) {
                 keys[head_at + (u64)position * head_dim + d] = key;
                 values[head_at + (u64)position * head_dim + d] = value;
             }
@@ -118,7 +120,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     }
     const float minus_infinity = __int_as_float(0xff800000);
     const int warp = threadIdx.x / 32, warp_lane = threadIdx.x % 32;
-    for (int chunk = first_chunk + blockIdx.x; chunk < chunks; chunk += active) {
+    for (int chunk = first_chunk + blockIdx.y; chunk < chunks; chunk += active) {
         __syncthreads();
         // The first values are requested with the first keys: most heads need no others.
         Eight<T> first_values[BATCH];
@@ -225,7 +227,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        u32 *counter = counters + (u64)b * gridDim.y + blockIdx.y;
+        u32 *counter = counters + (u64)b * gridDim.x + blockIdx.x;
         is_last = atomicAdd(counter, 1) == (u32)active - 1;
         if (is_last)
             *counter = 0;
@@ -280,6 +282,10 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     DECODE(NAME##_2, T, 2)                                                                                             \
     DECODE(NAME##_4, T, 4)                                                                                             \
     DECODE(NAME##_8, T, 8)
+#if defined(ELEMENT_f32)
 DECODE_GROUPS(attention_decode_f32, float)
+#elif defined(ELEMENT_f16)
 DECODE_GROUPS(attention_decode_f16, f16)
+#elif defined(ELEMENT_bf16)
 DECODE_GROUPS(attention_decode_bf16, bf16)
+#endif

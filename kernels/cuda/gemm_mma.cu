@@ -1,10 +1,9 @@
 // y [m, n] = x [m, k] w [n, k]^T + bias on tensor cores with mma.sync: 16-bit operands, f32 sums.
 //
-// Tiles of 32 along k arrive in shared memory by cp.async, three in flight; rows of 64 bytes are swizzled in 16-byte
+// Tiles of 32 along k arrive in shared memory by cp.async, several in flight; rows of 64 bytes are swizzled in 16-byte
 // pieces so that ldmatrix meets no bank twice. k is a multiple of 8, m and n are anything.
 
 #define TILE_K 32
-#define STAGES 3
 
 __device__ __forceinline__ u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
@@ -71,7 +70,7 @@ __device__ __forceinline__ void load_tile(u16 *tile, const u16 *matrix, int firs
     }
 }
 
-template <typename T, int TILE_M, int TILE_N, int WARPS_M, int WARPS_N>
+template <typename T, int TILE_M, int TILE_N, int WARPS_M, int WARPS_N, int STAGES>
 __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const float *bias, int kind,
                      const float *residual, int residual_stride, float *y, u16 *y16) {
     extern __shared__ __align__(128) u16 tiles[];
@@ -124,57 +123,76 @@ __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const floa
                     multiply(c[i][j], a[i], b[j / 2] + j % 2 * 2, T());
         }
     }
-    const bool is_even = n % 2 == 0;
+    // The epilogue reads the sums back from shared memory, two at a time: unrolled over the registers that hold them, its
+    // activations would not fit the instruction cache. Each warp has its own 16 rows.
+    const int PITCH = TILE_N / WARPS_N + 4, WIDTH = TILE_N / WARPS_N;
+    wait_copies<0>();
+    __syncthreads();
+    float *sums = (float *)tiles + warp * 16 * PITCH;
+    const bool is_even = n % 2 == 0 && (!residual || residual_stride % 2 == 0);
 #pragma unroll
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < ROWS; i++) {
 #pragma unroll
         for (int j = 0; j < COLS; j++)
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int r = row + warp_row + i * 16 + lane / 4 + h * 8, at = col + warp_col + j * 8 + lane % 4 * 2;
-                if (r >= m || at >= n)
-                    continue;
-                bool both = at + 1 < n;
-                float v0 = c[i][j][2 * h] + (bias ? bias[at] : 0.0f);
-                float v1 = c[i][j][2 * h + 1] + (bias && both ? bias[at + 1] : 0.0f);
-                if (kind) {
-                    v0 = activation(kind, v0);
-                    v1 = activation(kind, v1);
-                }
-                if (residual) {
-                    const float *from = residual + (u64)r * residual_stride + at;
-                    v0 += from[0];
-                    v1 += both ? from[1] : 0.0f;
-                }
-                u64 to = (u64)r * n + at;
-                if (y && is_even) {
-                    *(float2 *)(y + to) = make_float2(v0, v1);
-                } else if (y) {
-                    y[to] = v0;
-                    if (both)
-                        y[to + 1] = v1;
-                }
-                if (y16 && is_even) {
-                    *(u32 *)(y16 + to) = pair_from_f32<T>(v0, v1);
-                } else if (y16) {
-                    y16[to] = from_f32<T>(v0).bits;
-                    if (both)
-                        y16[to + 1] = from_f32<T>(v1).bits;
-                }
+            for (int h = 0; h < 2; h++)
+                *(float2 *)(sums + (lane / 4 + h * 8) * PITCH + j * 8 + lane % 4 * 2) =
+                    make_float2(c[i][j][2 * h], c[i][j][2 * h + 1]);
+        __syncwarp();
+#pragma unroll 1
+        for (int e = lane; e < 16 * WIDTH / 2; e += 32) {
+            int in_row = e / (WIDTH / 2), in_col = e % (WIDTH / 2) * 2;
+            int r = row + warp_row + i * 16 + in_row, at = col + warp_col + in_col;
+            if (r >= m || at >= n)
+                continue;
+            bool both = at + 1 < n;
+            float2 v = *(const float2 *)(sums + in_row * PITCH + in_col);
+            if (bias) {
+                v.x += bias[at];
+                v.y += both ? bias[at + 1] : 0.0f;
             }
+            if (kind) {
+                v.x = activation(kind, v.x);
+                v.y = activation(kind, v.y);
+            }
+            if (residual) {
+                const float *from = residual + (u64)r * residual_stride + at;
+                v.x += from[0];
+                v.y += both ? from[1] : 0.0f;
+            }
+            u64 to = (u64)r * n + at;
+            if (y && is_even) {
+                *(float2 *)(y + to) = v;
+            } else if (y) {
+                y[to] = v.x;
+                if (both)
+                    y[to + 1] = v.y;
+            }
+            if (y16 && is_even) {
+                *(u32 *)(y16 + to) = pair_from_f32<T>(v.x, v.y);
+            } else if (y16) {
+                y16[to] = from_f32<T>(v.x).bits;
+                if (both)
+                    y16[to + 1] = from_f32<T>(v.y).bits;
+            }
+        }
+        __syncwarp();
+    }
 }
 
-#define GEMM(NAME, T, TILE_M, TILE_N, WARPS_M, WARPS_N)                                                                \
+#define GEMM(NAME, T, TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES)                                                        \
     extern "C" __global__ void __launch_bounds__(WARPS_M *WARPS_N * 32)                                                \
         NAME(const u16 *x, int m, int k, const u16 *w, int n, const float *bias, int kind, const float *residual,      \
              int residual_stride, float *y, u16 *y16) {                                                                \
-        gemm<T, TILE_M, TILE_N, WARPS_M, WARPS_N>(x, m, k, w, n, bias, kind, residual, residual_stride, y, y16);       \
+        gemm<T, TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES>(x, m, k, w, n, bias, kind, residual, residual_stride, y,     \
+                                                          y16);                                                        \
     }
-GEMM(gemm_mma_f16_128, f16, 128, 128, 2, 4)
-GEMM(gemm_mma_f16_64, f16, 64, 64, 2, 2)
-GEMM(gemm_mma_f16_32, f16, 32, 64, 1, 4)
+#define GEMMS(NAME, T)                                                                                                 \
+    GEMM(NAME##_128, T, 128, 128, 2, 4, 3)                                                                             \
+    GEMM(NAME##_64, T, 64, 64, 2, 2, 3)                                                                                \
+    GEMM(NAME##_32, T, 32, 64, 1, 4, 4)                                                                                \
+    GEMM(NAME##_16, T, 16, 32, 1, 2, 8)
+GEMMS(gemm_mma_f16, f16)
 #if __CUDA_ARCH__ >= 800
-GEMM(gemm_mma_bf16_128, bf16, 128, 128, 2, 4)
-GEMM(gemm_mma_bf16_64, bf16, 64, 64, 2, 2)
-GEMM(gemm_mma_bf16_32, bf16, 32, 64, 1, 4)
+GEMMS(gemm_mma_bf16, bf16)
 #endif

@@ -38,26 +38,53 @@ template <typename W> __device__ __forceinline__ float dot(uint4 w, const float 
     return (w0.x * a.x + w0.y * a.y) + (w1.x * a.z + w1.y * a.w) + ((w2.x * b.x + w2.y * b.y) + (w3.x * b.z + w3.y * b.w));
 }
 
+// Elements of x that a thread keeps between the passes of a norm.
+#define KEPT 8
+
 // norm_kind: 0 none, 1 LayerNorm, 2 RMSNorm.
 template <int COUNT>
 __device__ void stage(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps,
                       float *xs, float *scratch) {
+    const int THREADS = WARPS * 32;
+    float kept[KEPT];
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        int i = threadIdx.x + j * THREADS;
+        kept[j] = i < k ? x[i] : 0.0f;
+        sum += kept[j];
+    }
     float mean = 0, inverse = 1;
     if (norm_kind) {
         if (norm_kind == 1) {
-            float sum = 0;
-            for (int i = threadIdx.x; i < k; i += WARPS * 32)
+            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS)
                 sum += x[i];
             mean = block_sum(sum, scratch) / k;
         }
         float squares = 0;
-        for (int i = threadIdx.x; i < k; i += WARPS * 32) {
+#pragma unroll
+        for (int j = 0; j < KEPT; j++) {
+            float centred = threadIdx.x + j * THREADS < k ? kept[j] - mean : 0.0f;
+            squares += centred * centred;
+        }
+        for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
             float centred = x[i] - mean;
             squares += centred * centred;
         }
         inverse = 1.0f / sqrtf(block_sum(squares, scratch) / k + eps);
     }
-    for (int i = threadIdx.x; i < k; i += WARPS * 32) {
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        int i = threadIdx.x + j * THREADS;
+        if (i < k) {
+            float value = kept[j];
+            if (norm_kind)
+                value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);
+            xs[place<COUNT>(i, k)] = value;
+        }
+    }
+#pragma unroll 4
+    for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
         float value = x[i];
         if (norm_kind)
             value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);

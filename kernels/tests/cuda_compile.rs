@@ -1,6 +1,11 @@
 //! Every CUDA kernel compiles for every supported architecture, without a GPU, and the hot ones keep everything in
 //! registers.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use joulewise_kernels::cuda::driver::nvrtc::Nvrtc;
 use joulewise_kernels::cuda::source::{CHECKED_ARCHITECTURES, SOURCES, resources};
 
@@ -17,28 +22,38 @@ fn every_kernel_compiles_for_every_architecture_without_spills() {
         }
     };
     println!("NVRTC {:?} at {}", nvrtc.version(), nvrtc.path().display());
-    let mut problems = Vec::new();
-    let mut kernels = 0;
-    for source in SOURCES {
-        for arch in CHECKED_ARCHITECTURES.iter().filter(|arch| source.is_for(arch)) {
-            match source.compile(&nvrtc, arch) {
-                Err(error) => problems.push(error.to_string()),
+    let work: Vec<_> = SOURCES
+        .iter()
+        .flat_map(|source| CHECKED_ARCHITECTURES.iter().map(move |arch| (source, *arch)))
+        .filter(|(source, arch)| source.is_for(arch))
+        .collect();
+    let (next, kernels, problems) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let compile = || {
+        while let Some((source, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let found = match source.compile(&nvrtc, arch) {
+                Err(error) => vec![error.to_string()],
                 Ok(compiled) => {
                     let report = resources(&compiled.log);
-                    assert!(!report.is_empty(), "{} for {arch}: no report in {}", source.file, compiled.log);
-                    kernels += report.len();
-                    for kernel in report {
-                        if kernel.spilled_bytes > 0 && !COLD.contains(&source.file) {
-                            problems.push(format!(
-                                "{arch}: {} spills {} bytes",
-                                kernel.kernel, kernel.spilled_bytes
-                            ));
-                        }
-                    }
+                    kernels.fetch_add(report.len(), Ordering::Relaxed);
+                    let spilling = report.iter().filter(|kernel| kernel.spilled_bytes > 0);
+                    spilling
+                        .filter(|_| !COLD.contains(&source.file))
+                        .map(|kernel| {
+                            format!("{arch}: {} spills {} bytes", kernel.kernel, kernel.spilled_bytes)
+                        })
+                        .collect()
                 }
-            }
+            };
+            problems.lock().unwrap().extend(found);
         }
-    }
-    println!("{kernels} kernels in {} files for {CHECKED_ARCHITECTURES:?}", SOURCES.len());
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(compile);
+        }
+    });
+    let (kernels, problems) = (kernels.into_inner(), problems.into_inner().unwrap());
+    println!("{kernels} kernels in {} compilations", work.len());
+    assert!(kernels > SOURCES.len() * 4, "the compiler's report was not understood");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

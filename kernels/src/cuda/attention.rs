@@ -108,6 +108,8 @@ pub struct AttentionArgs<'a> {
     pub slopes: Option<&'a DeviceBuffer<f32>>,
     /// Visible keys `[batch, tokens]`.
     pub mask: Option<&'a DeviceBuffer<u8>>,
+    /// What queries, keys, values and weights may be rounded to, so that tensor cores multiply them.
+    pub precision: Format,
     /// Result, dense.
     pub y: DeviceRows<'a>,
 }
@@ -213,8 +215,17 @@ impl CudaKernels {
         } else {
             256
         };
-        let name = format!("attention_{format}_{width}");
-        let launch = Launch::new(&self.stream, self.function("attention.cu", &name)?);
+        let rounds = matches!(args.precision, Format::F16 | Format::Bf16)
+            && matches!(format, Format::F32 | Format::F16 | Format::Bf16)
+            && (format == Format::F32 || format == args.precision);
+        let uses_tensor_cores =
+            rounds && width <= 128 && tokens > 1 && self.context().compute_capability() >= (8, 0);
+        let (file, name) = if uses_tensor_cores {
+            ("attention_mma.cu", format!("attention_mma_{}_{format}_{width}", args.precision))
+        } else {
+            ("attention.cu", format!("attention_{format}_{width}"))
+        };
+        let launch = Launch::new(&self.stream, self.function(file, &name)?);
         let launch = launch.buffer(q.data, q.offset).int(q.stride);
         let launch = match kv {
             KeyValues::Projected { k, v } => launch
@@ -246,11 +257,17 @@ impl CudaKernels {
             .optional(args.mask)
             .int(tokens)
             .buffer(y.data, y.offset);
-        let shared_bytes = (64 * (head_dim + 1) + 32 * 33) * size_of::<f32>();
+        // Tiles of keys and of values in 16 bits, or queries, one tile and the weights in f32.
+        let (queries, threads, shared_bytes) = if uses_tensor_cores {
+            (64, 128, 2 * 64 * (width + 8) * 2)
+        } else {
+            (32, 256, (64 * (head_dim + 1) + 32 * 33) * size_of::<f32>())
+        };
         self.fits(OP, shared_bytes)?;
+        let grid = [tokens.div_ceil(queries), heads, batch];
         // SAFETY: blocks cover the queries of each head, the kernel drops those beyond `tokens` and keys beyond
         // `capacity`; shapes were checked and the shared memory is what the kernel lays out.
-        Ok(unsafe { launch.submit([tokens.div_ceil(32), heads, batch], 256, shared_bytes, true) }?)
+        Ok(unsafe { launch.submit(grid, threads, shared_bytes, true) }?)
     }
 
     /// Attention of one new token per sequence.
@@ -327,7 +344,7 @@ impl CudaKernels {
         let padded = lanes * 8;
         let floats = group * padded + group * CHUNK + DECODE_THREADS / 32 * group * padded + 2 * padded;
         self.fits(OP, floats * size_of::<f32>())?;
-        let grid = [max_chunks.min(wanted), kv_heads * parts, batch];
+        let grid = [kv_heads * parts, max_chunks.min(wanted), batch];
         // SAFETY: blocks take chunks of existing keys in turns, whatever their number; the kernel clamps lengths to the
         // capacity; shapes were checked and the shared memory is what the kernel lays out.
         Ok(unsafe { launch.submit(grid, DECODE_THREADS, floats * size_of::<f32>(), true) }?)

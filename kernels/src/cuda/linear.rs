@@ -1,4 +1,4 @@
-//! Matrix products. The kernels are in `gemv.cu` and `gemv_bulk.cu` (one row), `gemm_mma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
+//! Matrix products. The kernels are in `gemv.cu` (one row), `gemm_mma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
 
 use super::driver::{DeviceBuffer, Launch};
 use super::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, check};
@@ -21,6 +21,8 @@ pub struct LinearArgs<'a> {
     pub residual: Option<DeviceRows<'a>>,
     /// Room for `x` in 16 bits, `m * k` elements; without it tensor cores are not used.
     pub scratch: Option<&'a DeviceBuffer<half::f16>>,
+    /// Whether the scratch holds this very `x` already, left there by the launch before.
+    pub is_rounded: bool,
     /// Result, dense.
     pub y: DeviceRows<'a>,
 }
@@ -66,10 +68,6 @@ pub struct VectorProduct<'a> {
     pub residual: Option<DeviceRows<'a>>,
 }
 
-/// Warps of a block of `gemv_bulk.cu`, and one slot for each of them.
-const BULK_WARPS: usize = 8;
-const RING_BYTES: usize = BULK_WARPS * 2048;
-
 impl CudaKernels {
     /// `y = f(x w^T + bias) + residual`, with the kernel that suits the shape.
     ///
@@ -79,7 +77,7 @@ impl CudaKernels {
     /// # Errors
     /// [`KernelError::Shape`].
     pub fn linear(&self, args: &LinearArgs<'_>) -> Result<()> {
-        let LinearArgs { x, w, bias, activation, residual, scratch, y } = *args;
+        let LinearArgs { x, w, bias, activation, residual, scratch, y, .. } = *args;
         check::rows("linear", "x", &x)?;
         check::dense("linear", "y", &y)?;
         check::equal("linear", "columns of x", w.k, x.cols)?;
@@ -101,7 +99,9 @@ impl CudaKernels {
                     && w.k.is_multiple_of(8)
                     && scratch.len() >= x.rows * x.cols =>
             {
-                self.round_rows(w.format, &x, scratch)?;
+                if !args.is_rounded {
+                    self.round_rows(w.format, &x, scratch)?;
+                }
                 self.linear_tensor(args, scratch)
             }
             _ => self.linear_simt(args),
@@ -150,13 +150,9 @@ impl CudaKernels {
         check::equal(OP, "bytes of a row beyond whole pieces", 0, row_bytes % 16)?;
         let shared_bytes = staged_bytes(k);
         self.fits(OP, shared_bytes)?;
-        let slots = self.ring_slots(k);
-        let (file, name) = match slots {
-            Some(_) => ("gemv_bulk.cu", format!("gemv_bulk_{}", first.w.format)),
-            None => ("gemv.cu", format!("gemv_{}", first.w.format)),
-        };
+        let name = format!("gemv_{}", first.w.format);
         let norm_code = norm.map_or(0, |norm| if norm.kind == NormKind::Layer { 1 } else { 2 });
-        let mut launch = Launch::new(&self.stream, self.function(file, &name)?)
+        let mut launch = Launch::new(&self.stream, self.function("gemv.cu", &name)?)
             .buffer(x.data, x.offset)
             .int(k)
             .int(norm_code)
@@ -178,45 +174,29 @@ impl CudaKernels {
             None => launch.optional::<f32>(None),
         };
         let rows = if gate.is_some() { first.w.n } else { parts.iter().map(|part| part.w.n).sum() };
-        let multiprocessors = self.context().multiprocessors();
-        let (blocks, threads, shared_bytes) = match slots {
-            Some(slots) => {
-                launch = launch.int(slots);
-                (
-                    multiprocessors.min(rows.div_ceil(BULK_WARPS)),
-                    BULK_WARPS * 32,
-                    shared_bytes + slots * RING_BYTES,
-                )
-            }
-            // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
-            None => ((2 * multiprocessors).min(rows.div_ceil(16)), 512, shared_bytes),
-        };
-        // SAFETY: warps take existing rows in turns; shapes were checked and the shared memory holds `x` and the rings.
-        Ok(unsafe { launch.submit([blocks, 1, 1], threads, shared_bytes, true) }?)
+        // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
+        let blocks = (2 * self.context().multiprocessors()).min(rows.div_ceil(16));
+        // SAFETY: warps take existing rows in turns; shapes were checked and the shared memory holds `x`.
+        Ok(unsafe { launch.submit([blocks, 1, 1], 512, shared_bytes, true) }?)
     }
 
-    /// Slots of each warp's ring where the copy engine brings the weights: as many as leave room for another block of
-    /// the same size.
-    fn ring_slots(&self, k: usize) -> Option<usize> {
-        if self.context().compute_capability() != (9, 0) {
-            return None;
-        }
-        let half = self.context().shared_memory_bytes() / 2 - 3 * 1024;
-        let slots = (half.checked_sub(staged_bytes(k))? / RING_BYTES).min(8);
-        (slots >= 2).then_some(slots)
+    /// Whether [`CudaKernels::linear`] rounds `m` rows of `x` into its scratch before it multiplies them with `w`.
+    pub fn rounds_input(&self, w: &DeviceMatrix, m: usize) -> bool {
+        self.has_tensor_cores_for(w.format) && w.k.is_multiple_of(8) && (m > 1 || !self.can_stream(w))
     }
 
     fn linear_tensor(&self, args: &LinearArgs<'_>, x: &DeviceBuffer<half::f16>) -> Result<()> {
         let LinearArgs { w, bias, activation, residual, y, .. } = *args;
         let (m, n) = (y.rows, w.n);
         let multiprocessors = self.context().multiprocessors();
-        // The largest tile that still gives every multiprocessor one.
-        let (tile_m, tile_n, threads) = [(128, 128, 256), (64, 64, 128)]
+        // The largest tile that still gives every multiprocessor one; few rows are bound by the weights' way from
+        // memory, for which many small tiles with many stages ask at once.
+        let (tile_m, tile_n, threads, stages) = [(128, 128, 256, 3), (64, 64, 128, 3)]
             .into_iter()
-            .find(|(tile_m, tile_n, _)| {
+            .find(|(tile_m, tile_n, ..)| {
                 m.div_ceil(*tile_m) * n.div_ceil(*tile_n) >= multiprocessors && m > 32
             })
-            .unwrap_or((32, 64, 128));
+            .unwrap_or(if m > 16 { (32, 64, 128, 4) } else { (16, 32, 64, 8) });
         let name = format!("gemm_mma_{}_{tile_m}", w.format);
         let launch = Launch::new(&self.stream, self.function("gemm_mma.cu", &name)?)
             .buffer(x, 0)
@@ -226,7 +206,7 @@ impl CudaKernels {
             .int(n);
         let launch =
             epilogue(launch, bias, activation, residual).buffer(y.data, y.offset).optional::<half::f16>(None);
-        let shared_bytes = 3 * (tile_m + tile_n) * 32 * 2;
+        let shared_bytes = stages * (tile_m + tile_n) * 32 * 2;
         let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n);
         // SAFETY: blocks cover `y`, the kernel neither reads nor writes beyond `m`, `n` and `k`; `linear` checked the
         // shapes, and the shared memory is what the kernel lays out.

@@ -97,7 +97,7 @@ impl CudaKernels {
     }
 
     fn function(&self, file: &str, name: &str) -> driver::Result<Function> {
-        let index = SOURCES.iter().position(|source| source.file == file);
+        let index = SOURCES.iter().position(|source| source.file == file && source.has(name));
         match index.and_then(|index| self.modules[index].as_ref()) {
             Some(module) => module.function(name),
             None => Err(CudaError::Nvrtc { what: "finding a kernel file", code: -1 }),

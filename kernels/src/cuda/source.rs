@@ -8,6 +8,8 @@ use super::driver::{CubinCache, Result};
 pub struct Source {
     /// Its name.
     pub file: &'static str,
+    /// The element type it is compiled for, where it is compiled once for each: the slow ones, side by side.
+    pub(super) element: Option<&'static str>,
     text: &'static str,
     /// The only architecture it is written for; `None`: all.
     only: Option<&'static str>,
@@ -20,28 +22,47 @@ const PRELUDE: &str = include_str!("../../cuda/prelude.cuh");
 const OPTIONS: &[&str] = &["-std=c++17", "--ptxas-options=-v"];
 
 macro_rules! source {
-    ($file:literal, $only:expr) => {
-        Source { file: $file, text: include_str!(concat!("../../cuda/", $file)), only: $only }
+    ($file:literal) => {
+        source!($file, None)
+    };
+    ($file:literal, $element:expr) => {
+        Source {
+            file: $file,
+            text: include_str!(concat!("../../cuda/", $file)),
+            element: $element,
+            only: None,
+        }
     };
 }
 
+const ELEMENTS: &[&str] = &["f32", "f16", "bf16"];
+
 /// Every file.
 pub static SOURCES: &[Source] = &[
-    source!("rows.cu", None),
-    source!("norm.cu", None),
-    source!("rope.cu", None),
-    source!("attention.cu", None),
-    source!("attention_decode.cu", None),
-    source!("gemv.cu", None),
-    source!("gemv_bulk.cu", Some("sm_90a")),
-    source!("gemm_simt.cu", None),
-    source!("gemm_mma.cu", None),
+    source!("attention_decode.cu", Some("f32")),
+    source!("attention_decode.cu", Some("f16")),
+    source!("attention_decode.cu", Some("bf16")),
+    source!("attention_mma.cu", Some("f16")),
+    source!("attention_mma.cu", Some("bf16")),
+    source!("attention.cu"),
+    source!("rows.cu"),
+    source!("norm.cu"),
+    source!("rope.cu"),
+    source!("gemv.cu"),
+    source!("gemm_simt.cu"),
+    source!("gemm_mma.cu"),
 ];
 
 impl Source {
     /// Whether the file has kernels for this architecture.
     pub fn is_for(&self, arch: &str) -> bool {
         self.only.is_none_or(|only| only == arch)
+    }
+
+    /// Whether the kernel of this name is in this compilation of the file.
+    pub(super) fn has(&self, kernel: &str) -> bool {
+        self.element
+            .is_none_or(|element| kernel.split('_').find(|part| ELEMENTS.contains(part)) == Some(element))
     }
 
     /// Compiles the file.
@@ -67,7 +88,8 @@ impl Source {
     }
 
     fn full_text(&self) -> String {
-        format!("{PRELUDE}\n#line 1 \"{}\"\n{}", self.file, self.text)
+        let element = self.element.map(|element| format!("#define ELEMENT_{element}\n")).unwrap_or_default();
+        format!("{PRELUDE}\n{element}#line 1 \"{}\"\n{}", self.file, self.text)
     }
 }
 

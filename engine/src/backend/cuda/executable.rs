@@ -11,6 +11,7 @@ use joulewise_kernels::cuda::{
     AttentionArgs, CacheWriteArgs, DecodeArgs, DecodeScratch, DeviceRows, EmbedArgs, FusedNorm, KeyValues,
     LinearArgs, MeanPoolArgs, NormArgs, RopeArgs, VectorPart, VectorProduct,
 };
+use joulewise_kernels::format::Format;
 use joulewise_kernels::half::f16;
 
 use super::inputs::Inputs;
@@ -265,10 +266,17 @@ impl Memory {
             share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
             has_cache: cache.is_some() && !has_mask,
         };
+        // The operand that lies rounded in `self.rounded`; a value is written once, so it stays valid until the next one.
+        let mut rounded = None;
         for work in planner.plan(steps) {
             match work {
+                Work::Single(step) if matches!(self.op(step), Op::Linear { .. }) => {
+                    self.linear(step, None, None, &mut rounded)?;
+                }
                 Work::Single(step) => self.step(step, cache, has_mask)?,
-                Work::Linear { linear, activate, add } => self.linear(linear, activate, add)?,
+                Work::Linear { linear, activate, add } => {
+                    self.linear(linear, activate, add, &mut rounded)?;
+                }
                 Work::Vector { norm, linears, gate, activate, add } => {
                     self.vector(norm, linears, gate, activate, add)?;
                 }
@@ -293,7 +301,13 @@ impl Memory {
         EngineError::Unsupported(format!("step {step} cannot be fused as planned"))
     }
 
-    fn linear(&self, linear: usize, activate: Option<usize>, add: Option<usize>) -> Result<()> {
+    fn linear(
+        &self,
+        linear: usize,
+        activate: Option<usize>,
+        add: Option<usize>,
+        rounded: &mut Option<(Operand, Format)>,
+    ) -> Result<()> {
         let Op::Linear { x, weight, bias, y } = self.op(linear) else { return Err(self.misplanned(linear)) };
         let (mut y, mut activation, mut residual) = (*y, None, None);
         if let Some(Op::Activate { kind, y: out, .. }) = activate.map(|step| self.op(step)) {
@@ -303,13 +317,21 @@ impl Memory {
             let (rows, out) = self.sum(add, y)?;
             (residual, y) = (Some(rows), out);
         }
+        let (rows, w) = (self.rows(x)?, self.tables.matrix(*weight)?);
+        let mut is_rounded = false;
+        if self.tables.kernels.rounds_input(w, rows.rows) {
+            let operand = Some((*x, w.format()));
+            is_rounded = *rounded == operand;
+            *rounded = operand;
+        }
         Ok(self.tables.kernels.linear(&LinearArgs {
-            x: self.rows(x)?,
-            w: self.tables.matrix(*weight)?,
+            x: rows,
+            w,
             bias: self.tables.optional_vector(*bias)?,
             activation,
             residual,
             scratch: self.rounded.as_ref(),
+            is_rounded,
             y: self.whole(y)?,
         })?)
     }
@@ -427,7 +449,7 @@ impl Memory {
                 };
                 kernels.embed(&EmbedArgs { table: tables.matrix(*table)?, ids, y: self.whole(*y)? })?;
             }
-            Op::Linear { .. } => self.linear(step, None, None)?,
+            Op::Linear { .. } => self.linear(step, None, None, &mut None)?,
             Op::Norm { kind, x, weight, bias, eps, y } => kernels.norm(&NormArgs {
                 kind: *kind,
                 x: self.rows(x)?,
@@ -478,6 +500,7 @@ impl Memory {
                     window: spec.window,
                     slopes: self.slopes.get(&step),
                     mask,
+                    precision: tables.cache_format,
                     y: self.whole(*y)?,
                 })?;
             }
