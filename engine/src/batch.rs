@@ -1,5 +1,7 @@
 //! Token ids as the engine takes them.
 
+use std::borrow::Cow;
+
 use crate::error::{EngineError, Result};
 
 /// Sequences of one common length, padding masked out.
@@ -116,15 +118,35 @@ impl TokenBatch {
         self.mask.as_ref().map_or(self.ids.len(), |mask| mask.iter().filter(|flag| **flag != 0).count())
     }
 
-    /// Visible tokens of each sequence when all padding is on the right; `None` otherwise.
-    pub(crate) fn right_padded_lengths(&self) -> Option<Vec<u32>> {
-        let Some(mask) = &self.mask else { return Some(vec![self.tokens as u32; self.batch]) };
-        mask.chunks_exact(self.tokens)
-            .map(|row| {
-                let length = row.iter().take_while(|flag| **flag != 0).count();
-                row[length..].iter().all(|flag| *flag == 0).then_some(length as u32)
-            })
-            .collect()
+    /// Visible tokens of each sequence, and the batch with all padding moved to the right.
+    ///
+    /// What a sequence's tokens compute does not change: their order stays, and positions count visible tokens.
+    pub(crate) fn padded_on_the_right(&self) -> (Vec<u32>, Cow<'_, TokenBatch>) {
+        let Some(mask) = &self.mask else {
+            return (vec![self.tokens as u32; self.batch], Cow::Borrowed(self));
+        };
+        let rows = mask.chunks_exact(self.tokens);
+        let lengths = rows.clone().map(|row| row.iter().filter(|flag| **flag != 0).count() as u32).collect();
+        if rows.clone().all(|row| row.is_sorted_by(|a, b| *a != 0 || *b == 0)) {
+            return (lengths, Cow::Borrowed(self));
+        }
+        let mut moved = self.clone();
+        for (row, flags) in rows.enumerate() {
+            // A stable sort by visibility: visible tokens first, in their order.
+            let mut order: Vec<usize> = (0..self.tokens).collect();
+            order.sort_by_key(|token| flags[*token] == 0);
+            for (to, from) in order.into_iter().enumerate() {
+                let (to, from) = (row * self.tokens + to, row * self.tokens + from);
+                moved.ids[to] = self.ids[from];
+                if let (Some(moved), Some(mask)) = (&mut moved.mask, &self.mask) {
+                    moved[to] = mask[from];
+                }
+                if let (Some(moved), Some(types)) = (&mut moved.token_types, &self.token_types) {
+                    moved[to] = types[from];
+                }
+            }
+        }
+        (lengths, Cow::Owned(moved))
     }
 }
 
@@ -137,7 +159,7 @@ mod tests {
         let batch = TokenBatch::padded(&[vec![5, 6, 7], vec![8]], 0).unwrap();
         assert_eq!(batch.ids(), [5, 6, 7, 8, 0, 0]);
         assert_eq!(batch.mask(), Some([1, 1, 1, 1, 0, 0].as_slice()));
-        assert_eq!((batch.visible_tokens(), batch.right_padded_lengths()), (4, Some(vec![3, 1])));
+        assert_eq!((batch.visible_tokens(), batch.padded_on_the_right().0), (4, vec![3, 1]));
     }
 
     #[test]
@@ -145,7 +167,14 @@ mod tests {
         assert!(matches!(TokenBatch::single(&[]), Err(EngineError::EmptyInput)));
         assert!(matches!(TokenBatch::padded::<Vec<u32>>(&[], 0), Err(EngineError::EmptyInput)));
         assert!(matches!(TokenBatch::dense(vec![1, 2, 3], 2), Err(EngineError::BatchShape { .. })));
-        let left = TokenBatch::dense(vec![0, 1], 1).unwrap().with_mask(vec![0, 1]).unwrap();
-        assert_eq!(left.right_padded_lengths(), None);
+    }
+
+    #[test]
+    fn padding_moves_to_the_right_and_tokens_keep_their_order() {
+        let left =
+            TokenBatch::dense(vec![0, 7, 8, 4, 0, 5], 2).unwrap().with_mask(vec![0, 1, 1, 1, 0, 1]).unwrap();
+        let (lengths, moved) = left.padded_on_the_right();
+        assert_eq!((lengths, moved.ids()), (vec![2, 2], [7, 8, 0, 4, 5, 0].as_slice()));
+        assert_eq!(moved.mask(), Some([1, 1, 0, 1, 1, 0].as_slice()));
     }
 }

@@ -180,10 +180,10 @@ impl Session {
         self.observed(&mut Unobserved).forward_with(batch, options)
     }
 
-    /// Empties the cache and fills it with prompts, padded on the right: logits behind each prompt `[batch, vocab]`.
+    /// Empties the cache and fills it with prompts, padding left out: logits behind each prompt `[batch, vocab]`.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] for encoders and left padding, else as [`Session::forward`].
+    /// [`EngineError::Unsupported`] for encoders, else as [`Session::forward`].
     pub fn prefill(&mut self, batch: &TokenBatch) -> Result<Output<'_>> {
         self.observed(&mut Unobserved).prefill(batch)
     }
@@ -426,9 +426,7 @@ impl<'s> Observed<'s, '_> {
         if batch.tokens() > session.context {
             return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
         }
-        let lengths = batch.right_padded_lengths().ok_or_else(|| {
-            EngineError::Unsupported("prompts of different lengths must be padded on the right".to_owned())
-        })?;
+        let (lengths, batch) = batch.padded_on_the_right();
         let shape = CacheShape {
             layers: layout.layers,
             batch: batch.batch(),

@@ -48,6 +48,13 @@ fn sequences_of_a_padded_batch_do_not_see_each_other() {
     let together = session.decode(&[8, 8]).unwrap();
     assert_close(together.row(0), &alone[0]);
     assert_close(together.row(1), &alone[1]);
+    // Padding on the left is the same prompt.
+    let left = [&[0; 4][..], &PROMPT[..3], &PROMPT[..]].concat();
+    let mask = [[0; 4].as_slice(), &[1; 10]].concat();
+    session.prefill(&TokenBatch::dense(left, 2).unwrap().with_mask(mask).unwrap()).unwrap();
+    let together = session.decode(&[8, 8]).unwrap();
+    assert_close(together.row(0), &alone[0]);
+    assert_close(together.row(1), &alone[1]);
 }
 
 #[test]
