@@ -1,6 +1,6 @@
 //! Where does the time of one forward pass go? Builds a two-layer MLP, watches it, prints milliseconds per module.
 //!
-//! `cargo run --release -p joulewise-engine --example module_times`
+//! `cargo run --release -p joulewise-engine --example observe`
 
 use std::sync::Arc;
 
