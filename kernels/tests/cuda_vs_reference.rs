@@ -254,8 +254,16 @@ fn matrix_products() {
     with_kernels(|kernels| {
         let gpu = Gpu::new(kernels);
         let mut random = Random(2);
-        let fixed =
-            [(1, 768, 768), (1, 50, 64), (130, 200, 96), (257, 384, 320), (1, 3, 3072), (40, 129, 1024)];
+        let fixed = [
+            (1, 768, 768),
+            (1, 50, 64),
+            (130, 200, 96),
+            (257, 384, 320),
+            (1530, 1403, 72),
+            (1500, 1410, 64),
+            (1, 3, 3072),
+            (40, 129, 1024),
+        ];
         for round in 0..40 {
             let (m, n, k) = if round < fixed.len() {
                 fixed[round]

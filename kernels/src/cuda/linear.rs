@@ -1,4 +1,4 @@
-//! Matrix products. The kernels are in `gemv.cu` (one row), `gemm_mma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
+//! Matrix products. The kernels are in `gemv.cu` (one row), `gemm_mma.cu` and `gemm_wgmma.cu` (tensor cores) and `gemm_simt.cu` (the rest).
 
 use super::driver::{DeviceBuffer, Launch};
 use super::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, check};
@@ -197,8 +197,15 @@ impl CudaKernels {
                 m.div_ceil(*tile_m) * n.div_ceil(*tile_n) >= multiprocessors && m > 32
             })
             .unwrap_or(if m > 16 { (32, 64, 128, 4) } else { (16, 32, 64, 8) });
-        let name = format!("gemm_mma_{}_{tile_m}", w.format);
-        let launch = Launch::new(&self.stream, self.function("gemm_mma.cu", &name)?)
+        let is_hopper = self.context().compute_capability() == (9, 0) && tile_m == 128;
+        let (file, name, shared_bytes) = if is_hopper {
+            ("gemm_wgmma.cu", format!("gemm_wgmma_{}", w.format), 3 * 2 * 128 * 64 * 2)
+        } else {
+            let shared_bytes = stages * (tile_m + tile_n) * 32 * 2;
+            ("gemm_mma.cu", format!("gemm_mma_{}_{tile_m}", w.format), shared_bytes)
+        };
+        self.fits("linear", shared_bytes)?;
+        let launch = Launch::new(&self.stream, self.function(file, &name)?)
             .buffer(x, 0)
             .int(m)
             .int(w.k)
@@ -206,7 +213,6 @@ impl CudaKernels {
             .int(n);
         let launch =
             epilogue(launch, bias, activation, residual).buffer(y.data, y.offset).optional::<half::f16>(None);
-        let shared_bytes = stages * (tile_m + tile_n) * 32 * 2;
         let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n);
         // SAFETY: blocks cover `y`, the kernel neither reads nor writes beyond `m`, `n` and `k`; `linear` checked the
         // shapes, and the shared memory is what the kernel lays out.

@@ -26,11 +26,14 @@ macro_rules! source {
         source!($file, None)
     };
     ($file:literal, $element:expr) => {
+        source!($file, $element, None)
+    };
+    ($file:literal, $element:expr, $only:expr) => {
         Source {
             file: $file,
             text: include_str!(concat!("../../cuda/", $file)),
             element: $element,
-            only: None,
+            only: $only,
         }
     };
 }
@@ -51,6 +54,7 @@ pub static SOURCES: &[Source] = &[
     source!("gemv.cu"),
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
+    source!("gemm_wgmma.cu", None, Some("sm_90a")),
 ];
 
 impl Source {

@@ -11,14 +11,13 @@ use super::{Context, CudaError, Result, Stream};
 /// A captured sequence of launches.
 ///
 /// It does not keep the memory alive that the launches use, but remembers it, and refuses to run when some of it is
-/// gone: a cache that was replaced is freed at once, not when the last graph that knew it goes.
+/// gone: a cache that was replaced is freed at once, not when the last graph that knew it goes. The modules whose code it
+/// runs have to outlive it: whoever keeps a graph keeps the kernels it was captured with.
 #[derive(Debug)]
 pub struct Graph {
     context: Arc<Context>,
     executable: sys::CUgraphExec,
     memory: Vec<Weak<Allocation>>,
-    /// The modules whose code it runs are kept alive by whoever captured it; they outlive every graph because both
-    /// belong to one `CudaKernels`.
     launches: usize,
 }
 
