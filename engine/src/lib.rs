@@ -50,5 +50,5 @@ pub use precision::{PrecisionPlan, Strategy};
 pub use program::{Cut, Phase, Program, ProgramKey};
 pub use rope::{RopeScaling, RopeSpec, RopeTable};
 pub use sampler::{Sampler, Sampling, greedy};
-pub use session::{ForwardOptions, Observed, Output, Replay, Session, SessionOptions};
+pub use session::{ForwardOptions, Observed, Output, PausedRun, Replay, Session, SessionOptions};
 pub use weight::{TensorInfo, WeightId, WeightLayout, WeightReader, WeightShape, WeightSource, WeightSpec};

@@ -1,5 +1,7 @@
 //! A loaded model that can be run, observed and replayed.
 
+mod paused;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use crate::op::ValueId;
 use crate::precision::PrecisionPlan;
 use crate::program::{Phase, Program, ProgramKey, stored_bytes};
 use crate::weight::WeightSource;
+
+pub use paused::PausedRun;
 
 /// How a session is opened.
 #[derive(Clone, Copy)]
@@ -288,6 +292,22 @@ impl Session {
         Ok(())
     }
 
+    /// Everything a forward pass needs before its first step.
+    fn prepare_forward(&mut self, batch: &TokenBatch, options: ForwardOptions) -> Result<()> {
+        if batch.tokens() > self.context {
+            return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: self.context });
+        }
+        replace(&mut self.inputs.kv_start, (0..batch.batch()).map(|_| 0));
+        self.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
+        self.prepare(ProgramKey {
+            phase: Phase::Forward,
+            batch: batch.batch(),
+            tokens: batch.tokens(),
+            all_logits: options.all_logits,
+            keep_hidden_states: options.keep_hidden_states,
+        })
+    }
+
     /// Fills in the inputs of a run; positions continue behind `kv_start`.
     fn set_inputs(
         &mut self,
@@ -400,18 +420,7 @@ impl<'s> Observed<'s, '_> {
     /// As there, and those of the observer.
     pub fn forward_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
-        if batch.tokens() > session.context {
-            return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
-        }
-        replace(&mut session.inputs.kv_start, (0..batch.batch()).map(|_| 0));
-        session.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
-        session.prepare(ProgramKey {
-            phase: Phase::Forward,
-            batch: batch.batch(),
-            tokens: batch.tokens(),
-            all_logits: options.all_logits,
-            keep_hidden_states: options.keep_hidden_states,
-        })?;
+        session.prepare_forward(batch, options)?;
         session.run(observer)?;
         session.output()
     }

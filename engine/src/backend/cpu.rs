@@ -77,10 +77,10 @@ impl Backend for CpuBackend {
             .zip(&graph.weights)
             .map(|(slot, spec)| {
                 let weight = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-                weight.unwrap_or_else(|| Err(EngineError::MissingTensor(spec.name.clone())))
+                weight.unwrap_or_else(|| Err(EngineError::MissingTensor(spec.name.clone()))).map(Arc::new)
             })
             .collect::<Result<Vec<_>>>()?;
-        let ropes = graph.ropes.iter().map(|spec| spec.table(positions)).collect();
+        let ropes = graph.ropes.iter().map(|spec| spec.table(positions)).collect::<Vec<_>>().into();
         let tables = Tables { kernels: self.kernels.clone(), weights, ropes };
         Ok(Arc::new(CpuModel(Arc::new(tables))))
     }
@@ -125,20 +125,20 @@ impl CpuWeight {
 /// What all programs of one model share.
 struct Tables {
     kernels: CpuKernels,
-    weights: Vec<CpuWeight>,
-    ropes: Vec<RopeTable>,
+    weights: Vec<Arc<CpuWeight>>,
+    ropes: Arc<[RopeTable]>,
 }
 
 impl Tables {
     fn matrix(&self, id: WeightId) -> Result<&PackedMatrix> {
-        match &self.weights[id.index()] {
+        match &*self.weights[id.index()] {
             CpuWeight::Matrix(matrix) => Ok(matrix),
             CpuWeight::Vector(_) => Err(EngineError::Unsupported(format!("weight {} is not a matrix", id.0))),
         }
     }
 
     fn vector(&self, id: WeightId) -> Result<&[f32]> {
-        match &self.weights[id.index()] {
+        match &*self.weights[id.index()] {
             CpuWeight::Vector(values) => Ok(values),
             CpuWeight::Matrix(_) => Err(EngineError::Unsupported(format!("weight {} is not a vector", id.0))),
         }
@@ -149,7 +149,28 @@ struct CpuModel(Arc<Tables>);
 
 impl BackendModel for CpuModel {
     fn weight_bytes(&self) -> usize {
-        self.0.weights.iter().map(CpuWeight::size_bytes).sum()
+        self.0.weights.iter().map(|weight| weight.size_bytes()).sum()
+    }
+
+    fn reload(
+        &self,
+        graph: &Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        weights: &[WeightId],
+    ) -> Result<Arc<dyn BackendModel>> {
+        let Tables { kernels, weights: shared, ropes } = &*self.0;
+        let mut all = shared.clone();
+        let formats = plan.weight_formats(graph);
+        for id in weights {
+            let index = id.index();
+            all[index] = Arc::new(CpuWeight::load(kernels, graph, index, formats[index], source)?);
+        }
+        Ok(Arc::new(CpuModel(Arc::new(Tables {
+            kernels: kernels.clone(),
+            weights: all,
+            ropes: ropes.clone(),
+        }))))
     }
 
     fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
@@ -216,6 +237,16 @@ impl Executable for CpuExecutable {
             self.slots[slot] = out;
             result?;
         }
+        Ok(())
+    }
+
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
+        let slot = self.program.slot(value).ok_or_else(|| unwritten(value))?;
+        let (rows, cols) = self.program.shape(value);
+        if data.len() != rows * cols {
+            return Err(EngineError::BatchShape { what: "value", expected: rows * cols, got: data.len() });
+        }
+        self.slots[slot][..rows * cols].copy_from_slice(data);
         Ok(())
     }
 

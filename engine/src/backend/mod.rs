@@ -10,9 +10,10 @@ use crate::error::Result;
 use crate::graph::ModelGraph;
 use crate::kv_cache::{CacheMemory, CacheShape};
 use crate::observer::ValueReader;
+use crate::op::ValueId;
 use crate::precision::PrecisionPlan;
 use crate::program::Program;
-use crate::weight::WeightSource;
+use crate::weight::{WeightId, WeightSource};
 
 /// How loading reports its progress: weights done and weights in all.
 pub type LoadProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
@@ -42,6 +43,18 @@ pub trait Backend: Send + Sync {
 pub trait BackendModel: Send + Sync {
     /// Bytes of the weights as they are kept, padding included.
     fn weight_bytes(&self) -> usize;
+
+    /// The same model with `weights` read again for `plan`; all others, and what else a model has, are shared.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    fn reload(
+        &self,
+        graph: &Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        weights: &[WeightId],
+    ) -> Result<Arc<dyn BackendModel>>;
 
     /// Memory for keys and values.
     ///
@@ -91,6 +104,12 @@ pub trait Executable: ValueReader + Send {
         inputs: &StepInputs,
         cache: Option<&mut dyn CacheMemory>,
     ) -> Result<()>;
+
+    /// Puts a value where later steps read it, as if a step had written it: `data [rows, cols]`, row-major.
+    ///
+    /// # Errors
+    /// When this program never writes the value, or `data` has another size.
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()>;
 
     /// The point in time at which everything submitted so far is done.
     ///

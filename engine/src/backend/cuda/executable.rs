@@ -179,6 +179,17 @@ impl Executable for CudaExecutable {
         Ok(())
     }
 
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
+        let buffer = self.memory.buffer(value)?;
+        let (rows, cols) = self.memory.program.shape(value);
+        if data.len() != rows * cols {
+            return Err(EngineError::BatchShape { what: "value", expected: rows * cols, got: data.len() });
+        }
+        // The copy does not wait for launches that may still read what was there.
+        self.memory.tables.kernels.stream().synchronize().map_err(KernelError::from)?;
+        Ok(buffer.write(0, data).map_err(KernelError::from)?)
+    }
+
     fn mark(&mut self) -> Result<Mark> {
         let event = &self.events[(self.marks % self.events.len() as u64) as usize];
         self.memory.tables.kernels.stream().record(event).map_err(KernelError::from)?;

@@ -75,21 +75,24 @@ impl Backend for CudaBackend {
             let table = spec.table(positions);
             RopeTable::new(kernels.context(), &table.cos, &table.sin, table.rotary)
         });
-        let cache_format = match plan.strategy {
-            Strategy::Fp32 => Format::F32,
-            Strategy::Bf16 => Format::Bf16,
-            Strategy::Fp16 => Format::F16,
-        };
         let ropes = ropes.collect::<std::result::Result<Vec<_>, _>>()?;
-        let submitting = Mutex::new(());
         Ok(Arc::new(CudaModel(Arc::new(Tables {
             kernels,
             weights,
-            ropes,
-            cache_format,
+            ropes: ropes.into(),
+            cache_format: cache_format(plan),
             positions,
-            submitting,
+            submitting: Mutex::new(()),
         }))))
+    }
+}
+
+/// Keys and values are kept as the strategy keeps weights.
+fn cache_format(plan: &PrecisionPlan) -> Format {
+    match plan.strategy {
+        Strategy::Fp32 => Format::F32,
+        Strategy::Bf16 => Format::Bf16,
+        Strategy::Fp16 => Format::F16,
     }
 }
 
@@ -108,7 +111,7 @@ fn load_weights(
     source: &dyn WeightSource,
     plan: &PrecisionPlan,
     progress: LoadProgress<'_>,
-) -> Result<Vec<CudaWeight>> {
+) -> Result<Vec<Arc<CudaWeight>>> {
     let formats = plan.weight_formats(graph);
     let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let loaded: Vec<Mutex<Option<Result<CudaWeight>>>> =
@@ -135,7 +138,7 @@ fn load_weights(
     let mut missing = None;
     for (slot, spec) in loaded.into_iter().zip(&graph.weights) {
         match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(weight) => weights.push(weight?),
+            Some(weight) => weights.push(Arc::new(weight?)),
             // Left out because another one failed, whose error is the one to report.
             None => missing = missing.or(Some(&spec.name)),
         }
@@ -189,8 +192,8 @@ impl CudaWeight {
 /// What all programs of one model share.
 struct Tables {
     kernels: CudaKernels,
-    weights: Vec<CudaWeight>,
-    ropes: Vec<RopeTable>,
+    weights: Vec<Arc<CudaWeight>>,
+    ropes: Arc<[RopeTable]>,
     cache_format: Format,
     /// Longest a sequence can get.
     positions: usize,
@@ -200,7 +203,7 @@ struct Tables {
 
 impl Tables {
     fn matrix(&self, id: WeightId) -> Result<&DeviceMatrix> {
-        match &self.weights[id.index()] {
+        match &*self.weights[id.index()] {
             CudaWeight::Matrix(matrix) => Ok(matrix),
             CudaWeight::Vector(_) => {
                 Err(EngineError::Unsupported(format!("weight {} is not a matrix", id.0)))
@@ -209,7 +212,7 @@ impl Tables {
     }
 
     fn vector(&self, id: WeightId) -> Result<&DeviceBuffer<f32>> {
-        match &self.weights[id.index()] {
+        match &*self.weights[id.index()] {
             CudaWeight::Vector(vector) => Ok(vector),
             CudaWeight::Matrix(_) => {
                 Err(EngineError::Unsupported(format!("weight {} is not a vector", id.0)))
@@ -226,7 +229,33 @@ struct CudaModel(Arc<Tables>);
 
 impl BackendModel for CudaModel {
     fn weight_bytes(&self) -> usize {
-        self.0.weights.iter().map(CudaWeight::size_bytes).sum()
+        self.0.weights.iter().map(|weight| weight.size_bytes()).sum()
+    }
+
+    fn reload(
+        &self,
+        graph: &Arc<ModelGraph>,
+        source: &dyn WeightSource,
+        plan: &PrecisionPlan,
+        weights: &[WeightId],
+    ) -> Result<Arc<dyn BackendModel>> {
+        let Tables { kernels, weights: shared, ropes, positions, .. } = &*self.0;
+        let kernels = kernels.with_own_stream().map_err(KernelError::from)?;
+        let mut all = shared.clone();
+        let formats = plan.weight_formats(graph);
+        for id in weights {
+            let index = id.index();
+            let weight = CudaWeight::load(kernels.context(), graph, index, formats[index], source)?;
+            all[index] = Arc::new(weight);
+        }
+        Ok(Arc::new(CudaModel(Arc::new(Tables {
+            kernels,
+            weights: all,
+            ropes: ropes.clone(),
+            cache_format: cache_format(plan),
+            positions: *positions,
+            submitting: Mutex::new(()),
+        }))))
     }
 
     fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
