@@ -1,5 +1,7 @@
 //! Passes that stop and go on must come to what an uninterrupted pass comes to, bit by bit.
 
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
+
 mod tiny;
 
 use joulewise_engine::{
