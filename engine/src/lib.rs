@@ -23,6 +23,7 @@ mod observer;
 mod op;
 mod precision;
 mod program;
+mod repetition;
 mod rope;
 mod sampler;
 mod session;
@@ -48,6 +49,7 @@ pub use op::{
 };
 pub use precision::{PrecisionPlan, Strategy};
 pub use program::{Cut, Phase, Program, ProgramKey};
+pub use repetition::{Repetition, Sweeps};
 pub use rope::{RopeScaling, RopeSpec, RopeTable};
 pub use sampler::{Sampler, Sampling, greedy};
 pub use session::{ForwardOptions, Observed, Output, PausedRun, Replay, Session, SessionOptions};

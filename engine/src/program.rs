@@ -3,6 +3,7 @@
 //! Hooks are cuts, not callbacks: a program knows where modules and layers begin and end, and whoever observes a run
 //! has it executed range by range. Nobody observing means one range.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -76,6 +77,8 @@ pub struct Program {
     blocks: Vec<Cut>,
     modules: Vec<Cut>,
     single_steps: Vec<Cut>,
+    /// Of a copy for repetition: the steps of each set of modules.
+    sets: Vec<Range<usize>>,
 }
 
 impl Program {
@@ -141,7 +144,86 @@ impl Program {
             }
         }
         let arena = Arena::plan(&lives);
-        Ok(Program { key, steps, arena, alias, weight_formats, whole, blocks, modules, single_steps, graph })
+        let sets = Vec::new();
+        Ok(Program {
+            key,
+            steps,
+            arena,
+            alias,
+            weight_formats,
+            whole,
+            blocks,
+            modules,
+            single_steps,
+            sets,
+            graph,
+        })
+    }
+
+    /// A copy whose steps stand set by set, each module's own in their order, and behind the sets all other modules.
+    ///
+    /// The same value of every layer has one place of its own: whatever order modules are run in, they find there what
+    /// a module of their kind has written. It has no cuts of its own.
+    pub(crate) fn for_repetition(&self, sets: &[Vec<ModuleId>]) -> Program {
+        let mut ordered: Vec<&Cut> = Vec::new();
+        let mut steps: Vec<Step> = Vec::with_capacity(self.steps.len());
+        let mut ranges = Vec::with_capacity(sets.len());
+        for set in sets {
+            let first = steps.len();
+            for cut in self.modules.iter().filter(|cut| set.contains(&cut.module)) {
+                ordered.push(cut);
+                steps.extend_from_slice(&self.steps[cut.steps.clone()]);
+            }
+            ranges.push(first..steps.len());
+        }
+        for cut in self.modules.iter().filter(|cut| !ordered.iter().any(|other| other.module == cut.module)) {
+            steps.extend_from_slice(&self.steps[cut.steps.clone()]);
+        }
+        let mut roles = HashMap::new();
+        let mut arena = Arena { slots: vec![None; self.graph.values.len()], sizes: Vec::new() };
+        for cut in &self.modules {
+            let module = self.graph.modules.get(cut.module);
+            let number = module.block.map(|block| block.to_string());
+            let in_any_layer: Vec<&str> = module
+                .path
+                .split('.')
+                .map(|name| if Some(name) == number.as_deref() { "*" } else { name })
+                .collect();
+            let role = in_any_layer.join(".");
+            for (index, step) in self.steps[cut.steps.clone()].iter().enumerate() {
+                let Some(y) = step.op.output() else { continue };
+                let (rows, cols) = self.shape(y);
+                let slot = *roles.entry((role.clone(), index)).or_insert_with(|| {
+                    arena.sizes.push(0);
+                    arena.sizes.len() - 1
+                });
+                arena.sizes[slot] = arena.sizes[slot].max(rows * cols);
+                arena.slots[y.index()] = Some(slot as u32);
+            }
+        }
+        Program {
+            graph: self.graph.clone(),
+            key: self.key,
+            arena,
+            alias: self.alias.clone(),
+            weight_formats: self.weight_formats.clone(),
+            whole: [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }],
+            blocks: Vec::new(),
+            modules: Vec::new(),
+            single_steps: Vec::new(),
+            sets: ranges,
+            steps,
+        }
+    }
+
+    /// The steps of a set of modules in a copy for repetition.
+    pub(crate) fn set_steps(&self, set: usize) -> Option<Range<usize>> {
+        self.sets.get(set).cloned()
+    }
+
+    /// Whether values have to lie where the arena says, because that is what the program is for.
+    pub(crate) fn has_fixed_places(&self) -> bool {
+        !self.sets.is_empty()
     }
 
     /// The model.

@@ -17,6 +17,7 @@ use crate::observer::{Observer, Span, Unobserved};
 use crate::op::ValueId;
 use crate::precision::PrecisionPlan;
 use crate::program::{Phase, Program, ProgramKey, stored_bytes};
+use crate::repetition::{Repetition, SweepProgram};
 use crate::weight::WeightSource;
 
 pub use paused::PausedRun;
@@ -84,6 +85,7 @@ pub struct Session {
     context: usize,
     /// Most recently used first: the first one is the program of the last run.
     prepared: Vec<Prepared>,
+    sweeps: Option<SweepProgram>,
     inputs: StepInputs,
     cache: Option<KvCache>,
     marks: Vec<Mark>,
@@ -131,6 +133,7 @@ impl Session {
             weight_formats,
             context,
             prepared: Vec::new(),
+            sweeps: None,
             inputs: StepInputs::default(),
             cache: None,
             marks: Vec::new(),
@@ -269,6 +272,30 @@ impl Session {
         let mut replay = Replay { executable: executable.as_mut(), inputs, cache, steps, all_steps };
         replay.run_steps(0..replay.steps.start)?;
         Ok(replay)
+    }
+
+    /// Makes sets of modules ready to be run extra times behind each run of the last program, with its data: a *sweep*
+    /// runs the modules of a set once each. The sets must not overlap.
+    ///
+    /// Sweeps have memory of their own, about that of one layer, and write to the cache only what stands there.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] before the first run, [`EngineError::UnknownModule`] for a module without steps,
+    /// and when the device has no room.
+    pub fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Repetition<'_>> {
+        let Session { prepared, sweeps, model, inputs, cache, .. } = self;
+        let Some(Prepared { program, executable }) = prepared.first_mut() else {
+            return Err(EngineError::Unsupported("nothing was run that could be repeated".to_owned()));
+        };
+        let cache = cache.as_mut().filter(|_| program.key().phase != Phase::Forward);
+        let kept = sweeps.take().filter(|sweeps| sweeps.fits(program, sets));
+        let sweeps = sweeps.insert(match kept {
+            Some(kept) => kept,
+            None => SweepProgram::prepare(model.as_ref(), program, sets)?,
+        });
+        let mut repetition = Repetition { whole: executable.as_mut(), sweeps, inputs, cache };
+        repetition.fill()?;
+        Ok(repetition)
     }
 
     fn read(&mut self, value: ValueId) -> Result<Output<'_>> {

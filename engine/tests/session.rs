@@ -4,7 +4,7 @@ mod tiny;
 
 use joulewise_engine::{
     EngineError, ForwardOptions, Granularity, ModuleId, Observer, Program, Sampler, Sampling, Span,
-    StopReason, StopRule, TokenBatch, generate,
+    StopReason, StopRule, Sweeps, TokenBatch, generate,
 };
 
 const PROMPT: [u32; 7] = [3, 14, 15, 9, 26, 5, 35];
@@ -133,6 +133,36 @@ fn replaying_any_module_leaves_the_result_of_the_program_unchanged() {
         assert_eq!(session.output().unwrap().data, plain, "{}", graph.modules.get(module).path);
     }
     assert_eq!(session.lengths(), [PROMPT.len() as u32 + 1]);
+}
+
+#[test]
+fn modules_run_extra_times_leave_every_later_result_unchanged() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let decode_all = |session: &mut joulewise_engine::Session| -> Vec<Vec<f32>> {
+        [4, 8, 15].iter().map(|token| session.decode(&[*token]).unwrap().data.to_vec()).collect()
+    };
+    let in_every_layer = |name: &str| -> Vec<ModuleId> {
+        (0..tiny::LAYERS)
+            .map(|layer| graph.modules.find(&format!("layers.{layer}.{name}")).unwrap())
+            .collect()
+    };
+    session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    let plain = decode_all(&mut session);
+    let sets = ["attn", "norm", "mlp.up", "residual", "attn.out"].map(in_every_layer);
+    let sets = [&sets[..], &[vec![graph.modules.find("head").unwrap()]]].concat();
+    session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    for (token, expected) in [4, 8, 15].iter().zip(&plain) {
+        session.decode(&[*token]).unwrap();
+        let all: Vec<Sweeps> = (0..sets.len()).map(|set| Sweeps { set, count: set + 1 }).collect();
+        let mut repetition = session.repetition(&sets).unwrap();
+        assert!(repetition.run(2, &all).unwrap() > 0.0);
+        assert!(repetition.rotate(3, &all).unwrap() > 0.0);
+        assert!(repetition.run(1, &[Sweeps { set: sets.len(), count: 1 }]).is_err());
+        assert_eq!(session.output().unwrap().data, expected, "sweeps write nowhere but to their own memory");
+    }
+    // There is nothing to repeat before anything was run.
+    assert!(tiny::open(&graph).repetition(&sets).is_err());
 }
 
 #[test]

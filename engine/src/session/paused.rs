@@ -88,6 +88,7 @@ impl Session {
             weight_formats,
             context: self.context,
             prepared: Vec::new(),
+            sweeps: None,
             inputs: StepInputs::default(),
             cache: None,
             marks: Vec::new(),

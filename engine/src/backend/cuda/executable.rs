@@ -67,7 +67,7 @@ impl CudaExecutable {
         let elements = |value| program.slot(value).map(|_| program.shape(value).0 * program.shape(value).1);
         let all: usize = (0..values).filter_map(|value| elements(ValueId(value))).sum();
         let (mut sizes, mut places) = (Vec::new(), Vec::new());
-        if all * size_of::<f32>() <= UNSHARED_BYTES {
+        if all * size_of::<f32>() <= UNSHARED_BYTES && !program.has_fixed_places() {
             for value in (0..values).map(ValueId) {
                 let stands_for = program.alias(value);
                 places.push(elements(value).map(|size| {
