@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use joulewise_engine::{
-    Cost, CpuBackend, Granularity, ModuleKind, Observer, Phase, PrecisionPlan, Program, Session,
-    SessionOptions, Span, Strategy, TokenBatch,
+    ActivationMode, Cost, CpuBackend, Granularity, ModuleKind, Observer, Phase, PrecisionPlan, Program,
+    Session, SessionOptions, Span, Strategy, TokenBatch,
 };
 use joulewise_kernels::cpu::CpuKernels;
 use joulewise_models::{ModelSpec, load, synthetic};
@@ -25,7 +25,7 @@ pub struct ModelStep {
     pub tokens: usize,
 }
 
-/// A sentence classifier over 128 tokens, a prompt of 128 tokens, and the token behind it, in every strategy;
+/// A sentence classifier over 128 tokens, a prompt of 128 tokens, and the token behind it, in every strategy that needs no calibration;
 /// smaller models when the benchmarks run as tests.
 pub fn model_steps(is_test: bool) -> Vec<ModelStep> {
     let (encoder, decoder, tokens) = if is_test {
@@ -34,8 +34,10 @@ pub fn model_steps(is_test: bool) -> Vec<ModelStep> {
         ("synth:distilbert-base", "synth:gpt2", 128)
     };
     let steps = [(encoder, Phase::Forward), (decoder, Phase::Prefill), (decoder, Phase::Decode)];
+    let strategies =
+        || Strategy::all().filter(|strategy| strategy.precision().activation != ActivationMode::Static);
     let step =
-        |(model, phase)| Strategy::all().map(move |strategy| ModelStep { model, strategy, phase, tokens });
+        |(model, phase)| strategies().map(move |strategy| ModelStep { model, strategy, phase, tokens });
     steps.into_iter().flat_map(step).collect()
 }
 

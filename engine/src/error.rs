@@ -97,6 +97,11 @@ pub enum EngineError {
         /// What there is.
         known: String,
     },
+    /// A module asks for 8-bit activations with scales that nobody measured.
+    #[error(
+        "module `{0}` needs the range of its inputs: calibrate on a text, or take a strategy with dynamic scales"
+    )]
+    MissingCalibration(String),
     /// No module has this path.
     #[error("the model has no module `{0}`")]
     UnknownModule(String),

@@ -4,15 +4,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use joulewise_kernels::args::InputRounding;
 use joulewise_kernels::format::Format;
 
+use crate::calibration::Calibration;
 use crate::error::{EngineError, Result};
 use crate::graph::ModelGraph;
 use crate::module::{Module, ModuleKind};
 use crate::op::Op;
 
-/// A uniform choice of precision that users name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A choice of precision that users name: for a whole model, or for single modules by the rules of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Strategy {
     /// f32 weights and activations.
@@ -21,22 +23,82 @@ pub enum Strategy {
     Fp16,
     /// bf16 weights, f32 activations and accumulation on the CPU.
     Bf16,
+    /// 8-bit integer weights and activations, the scales of the activations from a calibration.
+    Int8,
+    /// 8-bit integer weights and activations, the scales of the activations per token at run time.
+    Int8Dynamic,
+    /// 8-bit integer weights.
+    Int8Weight,
+    /// 8-bit float (E4M3) weights and activations, the scales of the activations per token at run time.
+    Fp8,
+    /// 8-bit float (E4M3) weights.
+    Fp8Weight,
+    /// 8-bit float (E5M2) weights.
+    Fp8E5m2Weight,
+    /// 4-bit integer weights in blocks.
+    Int4,
+    /// 4-bit weights on the quantiles of the normal distribution.
+    Nf4,
+    /// 4-bit float weights in blocks of 32.
+    Mxfp4,
+    /// 4-bit float weights in blocks of 16.
+    Nvfp4,
+}
+
+/// Where the scales of 8-bit activations come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActivationMode {
+    /// Activations are not rounded beyond what the device computes in.
+    Float,
+    /// From each token's own values.
+    Dynamic,
+    /// From a [`Calibration`].
+    Static,
+}
+
+/// What a strategy means for one module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Precision {
+    /// Format of the weights.
+    pub weight: Format,
+    /// What happens to the inputs of the products.
+    pub activation: ActivationMode,
 }
 
 /// A row of the strategy table.
 struct StrategySpec {
     strategy: Strategy,
     name: &'static str,
-    /// Format of the weights of linears.
-    linear: Format,
-    /// Format of embedding tables and heads.
+    /// Weights and inputs of linears, and of whatever a rule names.
+    precision: Precision,
+    /// Format of embedding tables and heads that no rule names.
     table: Format,
 }
 
+const fn row(
+    strategy: Strategy,
+    name: &'static str,
+    weight: Format,
+    activation: ActivationMode,
+    table: Format,
+) -> StrategySpec {
+    StrategySpec { strategy, name, precision: Precision { weight, activation }, table }
+}
+
 const STRATEGIES: &[StrategySpec] = &[
-    StrategySpec { strategy: Strategy::Fp32, name: "fp32", linear: Format::F32, table: Format::F32 },
-    StrategySpec { strategy: Strategy::Fp16, name: "fp16", linear: Format::F16, table: Format::F16 },
-    StrategySpec { strategy: Strategy::Bf16, name: "bf16", linear: Format::Bf16, table: Format::Bf16 },
+    row(Strategy::Fp32, "fp32", Format::F32, ActivationMode::Float, Format::F32),
+    row(Strategy::Fp16, "fp16", Format::F16, ActivationMode::Float, Format::F16),
+    row(Strategy::Bf16, "bf16", Format::Bf16, ActivationMode::Float, Format::Bf16),
+    row(Strategy::Int8, "int8", Format::Int8, ActivationMode::Static, Format::F16),
+    row(Strategy::Int8Dynamic, "int8-dynamic", Format::Int8, ActivationMode::Dynamic, Format::F16),
+    row(Strategy::Int8Weight, "int8-weight", Format::Int8, ActivationMode::Float, Format::F16),
+    row(Strategy::Fp8, "fp8", Format::Fp8E4m3, ActivationMode::Dynamic, Format::F16),
+    row(Strategy::Fp8Weight, "fp8-weight", Format::Fp8E4m3, ActivationMode::Float, Format::F16),
+    row(Strategy::Fp8E5m2Weight, "fp8-e5m2-weight", Format::Fp8E5m2, ActivationMode::Float, Format::F16),
+    row(Strategy::Int4, "int4", Format::Int4, ActivationMode::Float, Format::F16),
+    row(Strategy::Nf4, "nf4", Format::Nf4, ActivationMode::Float, Format::F16),
+    row(Strategy::Mxfp4, "mxfp4", Format::Mxfp4, ActivationMode::Float, Format::F16),
+    row(Strategy::Nvfp4, "nvfp4", Format::Nvfp4, ActivationMode::Float, Format::F16),
 ];
 
 impl Strategy {
@@ -55,12 +117,24 @@ impl Strategy {
         self.spec().name
     }
 
-    /// Weight format of a module of this kind.
-    pub fn format(self, kind: ModuleKind) -> Format {
+    /// What it means for a module that it is given by name.
+    pub fn precision(self) -> Precision {
+        self.spec().precision
+    }
+
+    /// What it means for a module of this kind that no rule names: embedding tables and heads keep 16 bits.
+    pub fn precision_of(self, kind: ModuleKind) -> Precision {
         match kind {
-            ModuleKind::Embedding | ModuleKind::Head => self.spec().table,
-            _ => self.spec().linear,
+            ModuleKind::Embedding | ModuleKind::Head => {
+                Precision { weight: self.spec().table, activation: ActivationMode::Float }
+            }
+            _ => self.spec().precision,
         }
+    }
+
+    /// The format that values which are not weights, such as a cache, are kept in beside such weights.
+    pub fn cache_format(self) -> Format {
+        self.spec().table
     }
 }
 
@@ -86,33 +160,77 @@ impl FromStr for Strategy {
 pub struct PrecisionPlan {
     /// What every module gets that no rule names.
     pub strategy: Strategy,
-    /// `(pattern, format)`: `*` stands for any run of characters; the last matching rule wins.
-    pub rules: Vec<(String, Format)>,
+    /// `(pattern, strategy)`: `*` stands for any run of characters; the last matching rule wins. A rule reaches
+    /// embeddings and heads too.
+    pub rules: Vec<(String, Strategy)>,
+    /// The ranges of activations, for [`ActivationMode::Static`].
+    pub calibration: Option<Arc<Calibration>>,
 }
 
 impl From<Strategy> for PrecisionPlan {
     fn from(strategy: Strategy) -> Self {
-        PrecisionPlan { strategy, rules: Vec::new() }
+        PrecisionPlan { strategy, rules: Vec::new(), calibration: None }
     }
 }
 
 impl PrecisionPlan {
-    /// Weight format of a module.
-    pub fn format(&self, module: &Module) -> Format {
+    /// Precision of a module, apart from what sharing a weight does to it.
+    pub fn precision(&self, module: &Module) -> Precision {
         let rule = self.rules.iter().rev().find(|(pattern, _)| matches(pattern, &module.path));
-        rule.map_or_else(|| self.strategy.format(module.kind), |(_, format)| *format)
+        rule.map_or_else(|| self.strategy.precision_of(module.kind), |(_, strategy)| strategy.precision())
+    }
+
+    /// Whether any module of a model needs a [`Calibration`].
+    pub fn needs_calibration(&self, graph: &ModelGraph) -> bool {
+        graph.steps.iter().any(|step| {
+            matches!(step.op, Op::Linear { .. })
+                && self.precision(graph.modules.get(step.module)).activation == ActivationMode::Static
+        })
+    }
+
+    /// How the inputs of the linear of each module are rounded, by module.
+    ///
+    /// A linear whose shared weight is wider than it asked for rounds nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingCalibration`] when a module asks for static scales that the plan does not have.
+    pub fn input_roundings(&self, graph: &ModelGraph) -> Result<Arc<[InputRounding]>> {
+        let formats = self.weight_formats(graph);
+        let mut roundings = vec![InputRounding::None; graph.modules.len()];
+        for step in &graph.steps {
+            let Op::Linear { weight, .. } = &step.op else { continue };
+            let module = graph.modules.get(step.module);
+            let precision = self.precision(module);
+            if precision.weight != formats[weight.index()] {
+                continue;
+            }
+            roundings[step.module.0 as usize] = match precision.activation {
+                ActivationMode::Float => InputRounding::None,
+                ActivationMode::Dynamic => InputRounding::PerToken,
+                ActivationMode::Static => {
+                    let calibration = self.calibration.as_ref();
+                    let scale = calibration.and_then(|ranges| ranges.scale(&module.path, precision.weight));
+                    let missing = || EngineError::MissingCalibration(module.path.clone());
+                    InputRounding::Static { scale: scale.ok_or_else(missing)? }
+                }
+            };
+        }
+        Ok(roundings.into())
     }
 
     /// Format of each weight of a model. A weight that several modules use (a tied head) gets the widest format that
     /// any of them asks for.
     pub fn weight_formats(&self, graph: &ModelGraph) -> Arc<[Format]> {
-        let mut formats: Vec<Format> =
-            graph.weights.iter().map(|weight| self.format(graph.modules.get(weight.module))).collect();
+        let mut formats: Vec<Format> = graph
+            .weights
+            .iter()
+            .map(|weight| self.precision(graph.modules.get(weight.module)).weight)
+            .collect();
         for step in &graph.steps {
             if let Op::Linear { weight, .. } = &step.op {
-                let asked = self.format(graph.modules.get(step.module));
+                let asked = self.precision(graph.modules.get(step.module)).weight;
                 let format = &mut formats[weight.index()];
-                if asked.spec().bits_per_weight > format.spec().bits_per_weight {
+                if asked.spec().bits_per_weight() > format.spec().bits_per_weight() {
                     *format = asked;
                 }
             }
@@ -147,7 +265,21 @@ mod tests {
 
     #[test]
     fn every_strategy_has_its_own_row() {
-        for strategy in [Strategy::Fp32, Strategy::Fp16, Strategy::Bf16] {
+        for strategy in [
+            Strategy::Fp32,
+            Strategy::Fp16,
+            Strategy::Bf16,
+            Strategy::Int8,
+            Strategy::Int8Dynamic,
+            Strategy::Int8Weight,
+            Strategy::Fp8,
+            Strategy::Fp8Weight,
+            Strategy::Fp8E5m2Weight,
+            Strategy::Int4,
+            Strategy::Nf4,
+            Strategy::Mxfp4,
+            Strategy::Nvfp4,
+        ] {
             assert_eq!(strategy.spec().strategy, strategy);
             assert_eq!(strategy.name().parse::<Strategy>().unwrap(), strategy);
         }
@@ -157,13 +289,17 @@ mod tests {
     #[test]
     fn the_last_matching_rule_wins() {
         let module = |path: &str, kind| Module { path: path.into(), kind, block: None, parent: None };
-        let plan = PrecisionPlan {
-            strategy: Strategy::Fp16,
-            rules: vec![("h.*.c_fc".into(), Format::Bf16), ("h.3.*".into(), Format::F32)],
-        };
-        assert_eq!(plan.format(&module("h.1.mlp.c_fc", ModuleKind::MlpUp)), Format::Bf16);
-        assert_eq!(plan.format(&module("h.3.mlp.c_fc", ModuleKind::MlpUp)), Format::F32);
-        assert_eq!(plan.format(&module("h.1.mlp.c_proj", ModuleKind::MlpDown)), Format::F16);
+        let rules = [("h.*.c_fc", Strategy::Int4), ("h.3.*", Strategy::Fp32), ("wte", Strategy::Int8Weight)];
+        let rules = rules.map(|(pattern, strategy)| (pattern.to_owned(), strategy)).into();
+        let plan = PrecisionPlan { rules, ..Strategy::Int8Dynamic.into() };
+        let weight = |path, kind| plan.precision(&module(path, kind)).weight;
+        assert_eq!(weight("h.1.mlp.c_fc", ModuleKind::MlpUp), Format::Int4);
+        assert_eq!(weight("h.3.mlp.c_fc", ModuleKind::MlpUp), Format::F32);
+        assert_eq!(weight("wte", ModuleKind::Embedding), Format::Int8);
+        // Without a rule embeddings and heads keep 16 bits.
+        assert_eq!(weight("wpe", ModuleKind::Embedding), Format::F16);
+        let linear = plan.precision(&module("h.1.mlp.c_proj", ModuleKind::MlpDown));
+        assert_eq!(linear, Precision { weight: Format::Int8, activation: ActivationMode::Dynamic });
     }
 
     #[test]

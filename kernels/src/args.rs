@@ -31,11 +31,32 @@ pub struct RowsMut<'a> {
     pub cols: usize,
 }
 
+/// Whether and how the rows of `x` are rounded before they are multiplied.
+///
+/// They are rounded to 8 bits of the kind of the weights: to [`fp8_e4m3`](crate::format::fp8_e4m3) under 8-bit float
+/// weights, to integers from -127 to 127 under all others. With scale `s` a value `x` becomes
+/// `s round(x (1 / s))`, ties to even, saturating.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum InputRounding {
+    /// Not at all.
+    #[default]
+    None,
+    /// Each row with its own scale, which maps its largest magnitude to the largest code.
+    PerToken,
+    /// All rows with one scale, known beforehand.
+    Static {
+        /// The scale; positive.
+        scale: f32,
+    },
+}
+
 /// `y [m, n] = x [m, k] w [n, k]^T + bias [n]`.
 #[derive(Debug)]
 pub struct MatMul<'a> {
     /// Activations `[m, k]`.
     pub x: Rows<'a>,
+    /// How they are rounded first.
+    pub rounding: InputRounding,
     /// Weights `[n, k]`, packed by the same kernel table that multiplies.
     pub w: &'a PackedMatrix,
     /// Bias `[n]`.

@@ -29,6 +29,14 @@ pub enum KernelError {
     /// A name that no row of the format table carries.
     #[error("unknown number format `{0}`")]
     UnknownFormat(String),
+    /// A device has no kernel for a format.
+    #[error("{op}: no kernel for {format} weights on this device")]
+    NoKernel {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The format.
+        format: crate::format::Format,
+    },
     /// A GPU, its driver or its compiler refused.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::driver::CudaError),

@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use joulewise_kernels::{args::{MatMul, Rows, RowsMut}, cpu::{CpuKernels, ThreadPool}, format::Format};
+//! use joulewise_kernels::{args::{InputRounding, MatMul, Rows, RowsMut}, cpu::{CpuKernels, ThreadPool}, format::Format};
 //!
 //! let kernels = CpuKernels::best(Arc::new(ThreadPool::new(2)));
 //! // w [2, 3], stored as bf16, packed the way this machine's instruction set likes it.
@@ -27,6 +27,7 @@
 //! let mut y = [0.0; 2];
 //! kernels.matmul(MatMul {
 //!     x: Rows { data: &x, rows: 1, cols: 3, stride: 3 },
+//!     rounding: InputRounding::None,
 //!     w: &w,
 //!     bias: None,
 //!     y: RowsMut { data: &mut y, rows: 1, cols: 2 },

@@ -94,9 +94,8 @@ impl<'a> Gpu<'a> {
     fn matrix(&self, format: Format, n: usize, k: usize, values: &[f32]) -> (DeviceMatrix, Vec<f32>) {
         let matrix = DeviceMatrix::zeros(self.context, format, n, k).unwrap();
         matrix.write_rows(0, values).unwrap();
-        let encoded = (format.spec().encode)(values, n, k);
         let mut rounded = vec![0.0; n * k];
-        (format.spec().decode)(&encoded, &mut rounded);
+        format.encode(values, n, k).unwrap().decode(&mut rounded).unwrap();
         (matrix, rounded)
     }
 }
@@ -549,9 +548,9 @@ fn attention_over_a_cache() {
             let (rows, cols, kv_cols) = (p.batch * tokens, p.heads * p.head_dim, p.kv_heads * p.head_dim);
             let elements = p.batch * p.kv_heads * p.capacity * p.head_dim;
             let round_to = |values: &[f32]| {
-                let encoded = (format.spec().encode)(values, 1, values.len());
+                let encoded = format.encode(values, 1, values.len()).unwrap();
                 let mut rounded = vec![0.0; values.len()];
-                (format.spec().decode)(&encoded, &mut rounded);
+                encoded.decode(&mut rounded).unwrap();
                 (encoded.data, rounded)
             };
             let (old_k, mut host_k) = round_to(&random.floats(elements));

@@ -155,6 +155,9 @@ pub enum ModelError {
     /// A word that a lookup needs and the table lacks.
     #[error("the table has no vector for `{0}`")]
     UnknownWord(String),
+    /// A kernel refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] joulewise_kernels::KernelError),
     /// The engine refused the model.
     #[error(transparent)]
     Engine(#[from] EngineError),

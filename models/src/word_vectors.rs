@@ -102,8 +102,11 @@ impl WordVectors {
                 continue;
             }
             vectors.push(&fields, &mut pending).map_err(wrong)?;
+            if pending.len() >= CHUNK * vectors.dimensions {
+                vectors.encode(&mut pending)?;
+            }
         }
-        vectors.encode(&mut pending);
+        vectors.encode(&mut pending)?;
         if vectors.words.is_empty() {
             let problem = "the file holds no vectors".to_owned();
             return Err(ModelError::WordVectorLine { origin: origin.to_owned(), line: 1, problem });
@@ -112,13 +115,16 @@ impl WordVectors {
     }
 
     /// The same vectors, rounded from their present format to another.
-    pub fn to_format(&self, format: Format) -> Self {
+    ///
+    /// # Errors
+    /// None in practice: a chunk has the values its shape asks for.
+    pub fn to_format(&self, format: Format) -> Result<Self> {
         let chunks = self.chunks.iter().map(|chunk| {
             let mut values = vec![0.0; chunk.n * chunk.k];
-            (chunk.format.spec().decode)(chunk, &mut values);
-            (format.spec().encode)(&values, chunk.n, chunk.k)
+            chunk.decode(&mut values)?;
+            Ok(format.encode(&values, chunk.n, chunk.k)?)
         });
-        WordVectors { chunks: chunks.collect(), format, ..self.clone() }
+        Ok(WordVectors { chunks: chunks.collect::<Result<_>>()?, format, ..self.clone() })
     }
 
     /// Number of words.
@@ -163,10 +169,9 @@ impl WordVectors {
     pub fn vector(&self, word: &str) -> Result<Vec<f32>> {
         let row = *self.rows.get(word).ok_or_else(|| ModelError::UnknownWord(word.to_owned()))?;
         let chunk = &self.chunks[row / CHUNK];
-        let mut values = vec![0.0; chunk.n * chunk.k];
-        (chunk.format.spec().decode)(chunk, &mut values);
-        let start = row % CHUNK * self.dimensions;
-        Ok(values[start..start + self.dimensions].to_vec())
+        let mut values = vec![0.0; self.dimensions];
+        chunk.decode_row(row % CHUNK, &mut values)?;
+        Ok(values)
     }
 
     /// The `count` words closest to `word`, itself left out, the closest first.
@@ -198,7 +203,8 @@ impl WordVectors {
         let mut closest: Vec<(f32, usize)> = Vec::with_capacity(self.words.len());
         for (index, chunk) in self.chunks.iter().enumerate() {
             let values = &mut values[..chunk.n * chunk.k];
-            (chunk.format.spec().decode)(chunk, values);
+            // Cannot fail: there is a value for each element of the chunk.
+            let _ = chunk.decode(values);
             for (row, vector) in values.chunks_exact(self.dimensions).enumerate() {
                 let cosine = dot(query, vector) / (query_norm * norm(vector)).max(f32::MIN_POSITIVE);
                 closest.push((cosine, index * CHUNK + row));
@@ -259,18 +265,16 @@ impl WordVectors {
         }
         self.rows.insert(word.clone(), self.words.len());
         self.words.push(word);
-        if pending.len() == CHUNK * self.dimensions {
-            self.encode(pending);
-        }
         Ok(())
     }
 
-    fn encode(&mut self, pending: &mut Vec<f32>) {
+    fn encode(&mut self, pending: &mut Vec<f32>) -> Result<()> {
         if !pending.is_empty() {
             let rows = pending.len() / self.dimensions;
-            self.chunks.push((self.format.spec().encode)(pending, rows, self.dimensions));
+            self.chunks.push(self.format.encode(pending, rows, self.dimensions)?);
             pending.clear();
         }
+        Ok(())
     }
 }
 
@@ -302,7 +306,7 @@ mod tests {
     #[test]
     fn neighbours_and_analogies() {
         for format in Format::ALL {
-            let vectors = read(SAMPLE).unwrap().to_format(*format);
+            let vectors = read(SAMPLE).unwrap().to_format(*format).unwrap();
             assert_eq!(words(vectors.neighbours("king", 2).unwrap()), ["man", "apple"], "{format}");
             assert_eq!(words(vectors.analogy("man", "king", "woman", 1).unwrap()), ["queen"], "{format}");
             assert_eq!(vectors.neighbours("king", 100).unwrap().len(), 4);
@@ -340,7 +344,7 @@ mod tests {
         for row in [0, CHUNK - 1, CHUNK, n - 1] {
             assert_eq!(vectors.vector(&format!("w{row}")).unwrap(), [row as f32, 1.0]);
         }
-        assert_eq!(vectors.to_format(Format::F16).size_bytes(), n * 2 * 2);
+        assert_eq!(vectors.to_format(Format::F16).unwrap().size_bytes(), n * 2 * 2);
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn published_files_load_in_every_format() {
         assert_eq!((reference.len(), reference.dimensions()), (words, dimensions), "{name}");
         for format in Format::ALL {
             let vectors = WordVectors::load(&root.join(name), *format).unwrap();
-            assert_eq!(vectors.to_format(*format).size_bytes(), vectors.size_bytes());
+            assert_eq!(vectors.to_format(*format).unwrap().size_bytes(), vectors.size_bytes());
             // Rounding each element within the format's bound turns a vector by an angle of that order.
             let bound = format.spec().nmse_bound.max(1e-12);
             for word in ["the", "was", ","] {

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use joulewise_kernels::args::{MatMul, Rows, RowsMut};
+use joulewise_kernels::args::{InputRounding, MatMul, Rows, RowsMut};
 use joulewise_kernels::cpu::CpuKernels;
 use joulewise_kernels::format::Format;
 
@@ -74,6 +74,7 @@ fn case(
             next = (next + 1) % copies;
             must(kernels.matmul(MatMul {
                 x: Rows { data: black_box(&x), rows: m, cols: k, stride: k },
+                rounding: InputRounding::None,
                 w: &matrices[next],
                 bias: None,
                 y: RowsMut { data: black_box(&mut y), rows: m, cols: n },

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use joulewise_kernels::args::{
-    Activate, Add, Attention, CacheWrite, Embed, Gate, HeadsView, Mask, MatMul, MeanPool, Norm, Rope, Rows,
-    RowsMut, SelectRows,
+    Activate, Add, Attention, CacheWrite, Embed, Gate, HeadsView, InputRounding, Mask, MatMul, MeanPool,
+    Norm, Rope, Rows, RowsMut, SelectRows,
 };
 use joulewise_kernels::cpu::{CpuKernels, PackedMatrix, ThreadPool};
 use joulewise_kernels::format::Format;
 
 use super::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
 use crate::error::{EngineError, Result};
-use crate::graph::ModelGraph;
+use crate::graph::{ModelGraph, Step};
 use crate::kv_cache::{CacheMemory, CacheShape};
 use crate::observer::ValueReader;
 use crate::op::{IndexInput, Op, Operand, RowChoice, ValueId};
@@ -63,6 +63,7 @@ impl Backend for CpuBackend {
         progress: LoadProgress<'_>,
     ) -> Result<Arc<dyn BackendModel>> {
         let formats = plan.weight_formats(graph);
+        let roundings = plan.input_roundings(graph)?;
         let loaded: Vec<Mutex<Option<Result<CpuWeight>>>> =
             graph.weights.iter().map(|_| Mutex::new(None)).collect();
         let done = AtomicUsize::new(0);
@@ -81,7 +82,7 @@ impl Backend for CpuBackend {
             })
             .collect::<Result<Vec<_>>>()?;
         let ropes = graph.ropes.iter().map(|spec| spec.table(positions)).collect::<Vec<_>>().into();
-        let tables = Tables { kernels: self.kernels.clone(), weights, ropes };
+        let tables = Tables { kernels: self.kernels.clone(), weights, roundings, ropes };
         Ok(Arc::new(CpuModel(Arc::new(tables))))
     }
 }
@@ -126,6 +127,8 @@ impl CpuWeight {
 struct Tables {
     kernels: CpuKernels,
     weights: Vec<Arc<CpuWeight>>,
+    /// How the inputs of each module's linear are rounded.
+    roundings: Arc<[InputRounding]>,
     ropes: Arc<[RopeTable]>,
 }
 
@@ -159,7 +162,7 @@ impl BackendModel for CpuModel {
         plan: &PrecisionPlan,
         weights: &[WeightId],
     ) -> Result<Arc<dyn BackendModel>> {
-        let Tables { kernels, weights: shared, ropes } = &*self.0;
+        let Tables { kernels, weights: shared, ropes, .. } = &*self.0;
         let mut all = shared.clone();
         let formats = plan.weight_formats(graph);
         for id in weights {
@@ -169,6 +172,7 @@ impl BackendModel for CpuModel {
         Ok(Arc::new(CpuModel(Arc::new(Tables {
             kernels: kernels.clone(),
             weights: all,
+            roundings: plan.input_roundings(graph)?,
             ropes: ropes.clone(),
         }))))
     }
@@ -233,7 +237,7 @@ impl Executable for CpuExecutable {
             let mut out = std::mem::take(&mut self.slots[slot]);
             let (rows, cols) = program.shape(y);
             let y = RowsMut { data: &mut out[..rows * cols], rows, cols };
-            let result = self.compute(&step.op, y, inputs, cache.as_deref());
+            let result = self.compute(step, y, inputs, cache.as_deref());
             self.slots[slot] = out;
             result?;
         }
@@ -315,11 +319,17 @@ impl CpuExecutable {
         Ok(())
     }
 
-    fn compute(&self, op: &Op, y: RowsMut<'_>, inputs: &StepInputs, cache: Option<&CpuCache>) -> Result<()> {
+    fn compute(
+        &self,
+        step: &Step,
+        y: RowsMut<'_>,
+        inputs: &StepInputs,
+        cache: Option<&CpuCache>,
+    ) -> Result<()> {
         let tables = &*self.tables;
         let kernels = &tables.kernels;
         let key = self.program.key();
-        match op {
+        match &step.op {
             Op::Embed { table, index, .. } => {
                 let ids = match index {
                     IndexInput::TokenIds => &inputs.token_ids,
@@ -330,7 +340,8 @@ impl CpuExecutable {
             }
             Op::Linear { x, weight, bias, .. } => {
                 let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
-                kernels.matmul(MatMul { x: self.rows(x)?, w: tables.matrix(*weight)?, bias, y })?;
+                let rounding = tables.roundings[step.module.0 as usize];
+                kernels.matmul(MatMul { x: self.rows(x)?, rounding, w: tables.matrix(*weight)?, bias, y })?;
             }
             Op::Norm { kind, x, weight, bias, eps, .. } => {
                 let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
@@ -401,7 +412,7 @@ impl CpuExecutable {
                 let (batch, tokens) = (key.batch, key.tokens);
                 kernels.mean_pool(MeanPool { x: self.rows(x)?, batch, tokens, mask, y })?;
             }
-            Op::CacheWrite { .. } => return self.write_cache(op, inputs, None),
+            Op::CacheWrite { .. } => return self.write_cache(&step.op, inputs, None),
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! The instruction set is chosen at run time; holding a `CpuKernels` proves that the processor has it.
 
 mod check;
+mod element;
 mod op_table;
 mod ops;
 mod output;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::args::{ActivationKind, NormKind};
 use crate::cpu::Isa;
-use crate::format::Format;
+use crate::cpu::element::Element;
 
 /// Products are summed in blocks of this many terms, and the blocks' sums in order.
 ///
@@ -27,7 +27,7 @@ pub(super) struct OpTable {
     pub(super) panel_rows: usize,
     pub(super) multiply_panel: unsafe fn(&PanelProduct),
     /// Widens weights to `out`; `bytes` holds exactly `out.len()` of them.
-    pub(super) widen: unsafe fn(Format, bytes: &[u8], out: &mut [f32]),
+    pub(super) widen: unsafe fn(Element, bytes: &[u8], out: &mut [f32]),
     /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
     pub(super) interleave: unsafe fn(Interleave<'_>),
     pub(super) norm: unsafe fn(NormRow<'_>),
@@ -62,9 +62,9 @@ pub(super) struct PanelProduct {
     pub(super) x: *const f32,
     pub(super) x_order: RowOrder,
     pub(super) rows: usize,
-    /// `k * panel_width` weights, aligned for their format.
+    /// `k * panel_width` weights, aligned for their element.
     pub(super) w: *const u8,
-    pub(super) format: Format,
+    pub(super) element: Element,
     pub(super) k: usize,
     /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
     pub(super) y: *mut f32,

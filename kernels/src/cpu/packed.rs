@@ -8,9 +8,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::element::Element;
 use super::storage::Storage;
 use crate::error::{KernelError, Result};
-use crate::format::Format;
+use crate::format::{EncodedMatrix, Format, largest};
 
 /// Fills `out [range.len(), k]` with the rows of a range.
 pub type ReadRows<'a, E> = dyn FnMut(Range<usize>, &mut [f32]) -> std::result::Result<(), E> + 'a;
@@ -19,6 +20,7 @@ pub type ReadRows<'a, E> = dyn FnMut(Range<usize>, &mut [f32]) -> std::result::R
 #[derive(Clone)]
 pub struct PackedMatrix {
     format: Format,
+    element: Element,
     n: usize,
     k: usize,
     panel_width: usize,
@@ -33,13 +35,21 @@ impl PackedMatrix {
         panel_width: usize,
         read_rows: &mut ReadRows<'_, E>,
     ) -> std::result::Result<Self, E> {
-        let element = format.element_size();
+        let element = Element::from(format);
         // Sizes beyond the address space saturate, and the allocation below refuses them.
-        let panel_size = panel_width.saturating_mul(k).saturating_mul(element);
+        let panel_size = panel_width.saturating_mul(k).saturating_mul(element.size());
         let size = n.div_ceil(panel_width).saturating_mul(panel_size);
-        let mut packed = Self { format, n, k, panel_width, storage: Storage::zeroed(size) };
+        let mut packed = Self { format, element, n, k, panel_width, storage: Storage::zeroed(size) };
         if size == 0 {
             return Ok(packed);
+        }
+        let mut amax = 0.0;
+        if format.has_tensor_scale() {
+            let mut row = vec![0.0; k];
+            for r in 0..n {
+                read_rows(r..r + 1, &mut row)?;
+                amax = largest(&row).max(amax);
+            }
         }
         let mut rows = vec![0.0; panel_width * k];
         let mut panel = vec![0.0; panel_width * k];
@@ -49,9 +59,12 @@ impl PackedMatrix {
             let range = p * panel_width..n.min((p + 1) * panel_width);
             let valid = range.len();
             read_rows(range, &mut rows[..valid * k])?;
+            if !format.is_float() {
+                round(format, amax, k, &mut rows[..valid * k]);
+            }
             rows[valid * k..].fill(0.0);
             interleave(&rows, &mut panel, panel_width, k);
-            format.narrow(&panel, bytes);
+            element.format().narrow(&panel, bytes);
         }
         Ok(packed)
     }
@@ -89,7 +102,7 @@ impl PackedMatrix {
         if out.len() != self.k {
             return Err(KernelError::Shape { op: OP, what: "out", expected: self.k, got: out.len() });
         }
-        match self.format.element_size() {
+        match self.element.size() {
             2 => self.gather_row::<2>(row, out),
             _ => self.gather_row::<4>(row, out),
         }
@@ -107,8 +120,13 @@ impl PackedMatrix {
             for (to, from) in piece.iter_mut().zip(&mut weights) {
                 to.copy_from_slice(&from[..SIZE]);
             }
-            self.format.widen(piece.as_flattened(), out);
+            self.element.format().widen(piece.as_flattened(), out);
         }
+    }
+
+    /// What the panels consist of.
+    pub(super) fn element(&self) -> Element {
+        self.element
     }
 
     /// Rows per panel.
@@ -118,7 +136,7 @@ impl PackedMatrix {
 
     /// Bytes of a panel.
     pub(super) fn panel_size(&self) -> usize {
-        self.panel_width * self.k * self.format.element_size()
+        self.panel_width * self.k * self.element.size()
     }
 
     /// All panels, one after the other: at least `n.div_ceil(panel_width) * panel_size` bytes, 64-byte aligned.
@@ -136,6 +154,14 @@ impl fmt::Debug for PackedMatrix {
             .field("panel_width", &self.panel_width)
             .finish_non_exhaustive()
     }
+}
+
+/// Rounds whole rows of `k` values to a format.
+fn round(format: Format, amax: f32, k: usize, rows: &mut [f32]) {
+    let mut encoded = EncodedMatrix::zeroed(format, rows.len() / k, k, amax);
+    // Cannot fail: these are as many rows as the matrix has.
+    let _ = encoded.encode_rows(0, rows);
+    let _ = encoded.decode(rows);
 }
 
 /// Transposes `rows [width, k]` to `panel [k, width]`, a few cache lines of `k` at a time.

@@ -225,6 +225,7 @@ impl CudaKernels {
             Format::F32 => "gemm_simt_f32",
             Format::F16 => "gemm_simt_f16",
             Format::Bf16 => "gemm_simt_bf16",
+            format => return Err(KernelError::NoKernel { op: "linear", format }),
         };
         check::at_most("linear", "rows", 65535 * 64, x.rows)?;
         let launch = Launch::new(&self.stream, self.function("gemm_simt.cu", name)?)

@@ -21,6 +21,9 @@ impl DeviceMatrix {
     /// # Errors
     /// [`CudaError::OutOfMemory`](super::driver::CudaError::OutOfMemory).
     pub fn zeros(context: &Arc<Context>, format: Format, n: usize, k: usize) -> Result<Self> {
+        if !format.is_float() {
+            return Err(KernelError::NoKernel { op: "load", format });
+        }
         let data = DeviceBuffer::zeros(context, format.spec().encoded_bytes(n, k))?;
         Ok(Self { format, n, k, data })
     }
@@ -39,7 +42,7 @@ impl DeviceMatrix {
                 got: first + rows,
             });
         }
-        let encoded = (self.format.spec().encode)(values, rows, self.k);
+        let encoded = self.format.encode(values, rows, self.k)?;
         let start = self.format.spec().encoded_bytes(first, self.k);
         Ok(self.data.write(start, &encoded.data)?)
     }

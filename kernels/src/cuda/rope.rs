@@ -85,6 +85,7 @@ impl CudaKernels {
             Format::F32 => "cache_write_f32",
             Format::F16 => "cache_write_f16",
             Format::Bf16 => "cache_write_bf16",
+            format => return Err(crate::KernelError::NoKernel { op: "cache_write", format }),
         };
         let launch = Launch::new(&self.stream, self.function("rope.cu", name)?)
             .buffer(k.data, k.offset)

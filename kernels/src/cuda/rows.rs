@@ -47,6 +47,7 @@ impl CudaKernels {
             Format::F32 => "embed_f32",
             Format::F16 => "embed_f16",
             Format::Bf16 => "embed_bf16",
+            format => return Err(KernelError::NoKernel { op: "embed", format }),
         };
         let launch = Launch::new(&self.stream, self.function(FILE, name)?)
             .buffer(&table.data, 0)

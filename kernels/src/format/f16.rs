@@ -3,7 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{Format, FormatSpec, ScaleKind, decode_elements, encode_elements};
+use super::{Block, Format, FormatSpec, RowLayout, ScaleKind};
 
 /// Rounding to nearest with 11 significant bits moves a normal value `w` by at most `2^-11 |w|`, so every squared
 /// error is at most `2^-22 w^2`, and so is their sum against the sum of `w^2`.
@@ -12,15 +12,16 @@ const NMSE_BOUND: f64 = 1.0 / (1u64 << 22) as f64;
 pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::F16,
     name: "f16",
-    bits_per_weight: 16.0,
-    block_len: 1,
+    code_bits: 16,
+    block: Block::Element,
     scale: ScaleKind::None,
-    encode: |values, n, k| encode_elements(Format::F16, values, n, k),
-    decode: decode_elements,
     nmse_bound: NMSE_BOUND,
+    tensor_scale: |_| 1.0,
+    encode_row: narrow,
+    decode_row: widen,
 };
 
-pub(super) fn narrow(values: &[f32], bytes: &mut [u8]) {
+fn narrow(values: &[f32], _: RowLayout, bytes: &mut [u8], _: &mut [u8]) {
     if cfg!(target_endian = "little")
         && let Ok(halves) = bytemuck::try_cast_slice_mut::<u8, f16>(bytes)
     {
@@ -32,7 +33,7 @@ pub(super) fn narrow(values: &[f32], bytes: &mut [u8]) {
     }
 }
 
-pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
+fn widen(bytes: &[u8], _: &[u8], _: RowLayout, out: &mut [f32]) {
     if cfg!(target_endian = "little")
         && let Ok(halves) = bytemuck::try_cast_slice::<u8, f16>(bytes)
     {

@@ -4,13 +4,25 @@
 //! [`Format::ALL`] drives the tests, so a new row is tested without a new test.
 
 mod bf16;
+pub mod e2m1;
+pub mod e8m0;
+mod encoded;
 mod f16;
 mod f32;
+pub mod fp8_e4m3;
+pub mod fp8_e5m2;
+mod int4;
+mod int8;
+mod minifloat;
+mod mxfp4;
+mod nf4;
+mod nvfp4;
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{KernelError, Result};
+pub use encoded::EncodedMatrix;
 
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,14 +34,60 @@ pub enum Format {
     F16,
     /// bfloat16: the upper half of an `f32`.
     Bf16,
+    /// 8-bit integers, one scale per row.
+    Int8,
+    /// 4-bit integers, one scale per block.
+    Int4,
+    /// 8-bit floats of 4 exponent bits, one scale per row.
+    Fp8E4m3,
+    /// 8-bit floats of 5 exponent bits, one scale per row.
+    Fp8E5m2,
+    /// 4-bit floats, one power of two per block of 32.
+    Mxfp4,
+    /// 4-bit floats, one 8-bit float per block of 16 and one scale per matrix.
+    Nvfp4,
+    /// 16 quantiles of the normal distribution, one scale per block of 64.
+    Nf4,
 }
 
-/// The scales that belong to a block of weights.
+/// How the scale of a row or block is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScaleKind {
     /// Every weight stands for itself.
     None,
+    /// `f32`.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// A power of two, see [`e8m0`].
+    E8m0,
+    /// An 8-bit float, see [`fp8_e4m3`]; it multiplies the scale of the whole matrix.
+    E4m3,
+}
+
+impl ScaleKind {
+    /// Bytes of a scale.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::E8m0 | Self::E4m3 => 1,
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// How many weights share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Block {
+    /// Each weight stands alone; there are no scales.
+    Element,
+    /// A whole row, that is an output channel.
+    Row,
+    /// So many consecutive weights of a row; rows are padded with zeros to whole blocks.
+    Weights(usize),
 }
 
 /// What there is to know about a format; a row of the table.
@@ -40,38 +98,54 @@ pub struct FormatSpec {
     pub format: Format,
     /// Its name everywhere.
     pub name: &'static str,
-    /// Storage per weight, scales included.
-    pub bits_per_weight: f64,
-    /// Consecutive weights of a row that share a scale; 1 without scales.
-    pub block_len: usize,
-    /// The kind of those scales.
+    /// Bits of a weight's code.
+    pub code_bits: usize,
+    /// The weights that share a scale.
+    pub block: Block,
+    /// How that scale is stored.
     pub scale: ScaleKind,
-    /// Rounds `values [n, k]` (row-major, `n * k` elements) to this format.
-    pub encode: fn(values: &[f32], n: usize, k: usize) -> EncodedMatrix,
-    /// Widens an encoded matrix to `out [n, k]`.
-    pub decode: fn(encoded: &EncodedMatrix, out: &mut [f32]),
-    /// Bound on `|decode(encode(w)) - w|^2 / |w|^2` for weights in the format's normal range.
+    /// Bound on `|decode(encode(w)) - w|^2 / |w|^2` for weights in the format's normal range; for formats with one
+    /// scale per row, for rows whose largest weight is at most [`CREST`] times their root mean square.
     /// The derivation stands in the format's file.
     pub nmse_bound: f64,
+    /// The scale of the whole matrix, from its largest magnitude; 1 unless the format has one.
+    tensor_scale: fn(amax: f32) -> f32,
+    /// Codes and scales of one row; `codes` and `scales` are zero before.
+    encode_row: fn(values: &[f32], layout: RowLayout, codes: &mut [u8], scales: &mut [u8]),
+    /// The reverse.
+    decode_row: fn(codes: &[u8], scales: &[u8], layout: RowLayout, out: &mut [f32]),
 }
 
-/// A matrix `[n, k]` in a storage format, row-major, little-endian.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EncodedMatrix {
-    /// The format of `data`.
-    pub format: Format,
-    /// Rows (output features).
-    pub n: usize,
-    /// Columns (input features).
-    pub k: usize,
-    /// The weights, row after row.
-    pub data: Vec<u8>,
+/// What a row's codes and scales mean beyond their bytes.
+#[derive(Clone, Copy, Debug)]
+struct RowLayout {
+    /// Weights that share a scale.
+    block_len: usize,
+    /// The scale of the whole matrix.
+    tensor_scale: f32,
 }
+
+/// Largest ratio of a row's largest weight to its root mean square for which the error bounds of the formats with one
+/// scale per row hold. One normally distributed weight in five hundred million is larger.
+pub const CREST: f64 = 6.0;
 
 impl Format {
     /// Every format, in the order of the table.
-    pub const ALL: &'static [Self] = &[Self::F32, Self::F16, Self::Bf16];
+    pub const ALL: &'static [Self] = &[
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Int8,
+        Self::Int4,
+        Self::Fp8E4m3,
+        Self::Fp8E5m2,
+        Self::Mxfp4,
+        Self::Nvfp4,
+        Self::Nf4,
+    ];
+
+    /// The formats without scales: those that checkpoints, activations and caches are kept in.
+    pub const FLOATS: &'static [Self] = &[Self::F32, Self::F16, Self::Bf16];
 
     /// The row of the table.
     pub fn spec(self) -> &'static FormatSpec {
@@ -79,6 +153,13 @@ impl Format {
             Self::F32 => &f32::SPEC,
             Self::F16 => &f16::SPEC,
             Self::Bf16 => &bf16::SPEC,
+            Self::Int8 => &int8::SPEC,
+            Self::Int4 => &int4::SPEC,
+            Self::Fp8E4m3 => &fp8_e4m3::SPEC,
+            Self::Fp8E5m2 => &fp8_e5m2::SPEC,
+            Self::Mxfp4 => &mxfp4::SPEC,
+            Self::Nvfp4 => &nvfp4::SPEC,
+            Self::Nf4 => &nf4::SPEC,
         }
     }
 
@@ -87,30 +168,35 @@ impl Format {
         self.spec().name
     }
 
-    /// Bytes of one weight; the formats of this table all use whole bytes.
-    pub(crate) const fn element_size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
+    /// Whether every weight stands for itself, in one of [`Format::FLOATS`].
+    pub fn is_float(self) -> bool {
+        self.spec().block == Block::Element
     }
 
-    /// Rounds `values` into `bytes`, which holds `values.len()` elements and is aligned for them.
+    /// Whether rows cannot be rounded before the largest magnitude of the whole matrix is known.
+    pub fn has_tensor_scale(self) -> bool {
+        self.spec().scale == ScaleKind::E4m3
+    }
+
+    /// Rounds `values [n, k]` (row-major) to this format.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Shape`] unless there are `n * k` values.
+    pub fn encode(self, values: &[f32], n: usize, k: usize) -> Result<EncodedMatrix> {
+        EncodedMatrix::encode(self, values, n, k)
+    }
+
+    /// Rounds `values` into `bytes`, which holds `values.len()` elements of a format without scales.
     pub(crate) fn narrow(self, values: &[f32], bytes: &mut [u8]) {
-        match self {
-            Self::F32 => f32::narrow(values, bytes),
-            Self::F16 => f16::narrow(values, bytes),
-            Self::Bf16 => bf16::narrow(values, bytes),
-        }
+        let layout = RowLayout { block_len: 1, tensor_scale: 1.0 };
+        (self.spec().encode_row)(values, layout, bytes, &mut []);
     }
 
-    /// Widens `out.len()` elements of `bytes`, whatever their alignment.
+    /// Widens `out.len()` elements of a format without scales, whatever their alignment.
     pub(crate) fn widen(self, bytes: &[u8], out: &mut [f32]) {
-        match self {
-            Self::F32 => f32::widen(bytes, out),
-            Self::F16 => f16::widen(bytes, out),
-            Self::Bf16 => bf16::widen(bytes, out),
-        }
+        let layout = RowLayout { block_len: 1, tensor_scale: 1.0 };
+        (self.spec().decode_row)(bytes, &[], layout, out);
     }
 }
 
@@ -133,10 +219,42 @@ impl FromStr for Format {
 }
 
 impl FormatSpec {
-    /// Bytes of a matrix `[n, k]`; a row is padded to whole blocks.
+    /// Weights that share a scale in a matrix of `k` columns.
+    pub fn block_len(&self, k: usize) -> usize {
+        match self.block {
+            Block::Element => 1,
+            Block::Row => k.max(1),
+            Block::Weights(len) => len,
+        }
+    }
+
+    /// Storage per weight, scales included, in the limit of long rows.
+    pub fn bits_per_weight(&self) -> f64 {
+        let scale = match self.block {
+            Block::Element | Block::Row => 0.0,
+            Block::Weights(len) => 8.0 * self.scale.size_bytes() as f64 / len as f64,
+        };
+        self.code_bits as f64 + scale
+    }
+
+    /// Bytes of the codes of a row.
+    pub fn code_bytes(&self, k: usize) -> usize {
+        (k.next_multiple_of(self.padded_to(k)) * self.code_bits).div_ceil(8)
+    }
+
+    /// Bytes of the scales of a row.
+    pub fn scale_bytes(&self, k: usize) -> usize {
+        k.div_ceil(self.block_len(k)) * self.scale.size_bytes()
+    }
+
+    /// Bytes of a matrix `[n, k]`, codes and scales.
     pub fn encoded_bytes(&self, n: usize, k: usize) -> usize {
-        let padded_k = k.next_multiple_of(self.block_len);
-        (n as f64 * padded_k as f64 * self.bits_per_weight / 8.0) as usize
+        n.saturating_mul(self.code_bytes(k).saturating_add(self.scale_bytes(k)))
+    }
+
+    /// Rows are padded to a multiple of this: the formats with one scale per row use whole bytes already.
+    fn padded_to(&self, k: usize) -> usize {
+        if self.block == Block::Row { 1 } else { self.block_len(k) }
     }
 }
 
@@ -144,24 +262,35 @@ impl FormatSpec {
 ///
 /// # Errors
 ///
-/// [`KernelError::Shape`] when `bytes` does not hold exactly `out.len()` elements.
+/// [`KernelError::Shape`] when `bytes` does not hold exactly `out.len()` elements, or when the format has scales.
 pub fn bytes_to_f32(format: Format, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-    let expected = out.len().saturating_mul(format.element_size());
+    const OP: &str = "bytes_to_f32";
+    if !format.is_float() {
+        return Err(KernelError::Shape {
+            op: OP,
+            what: "weights per scale",
+            expected: 1,
+            got: format.spec().block_len(out.len()),
+        });
+    }
+    let expected = format.spec().code_bytes(out.len());
     if bytes.len() != expected {
-        return Err(KernelError::Shape { op: "bytes_to_f32", what: "bytes", expected, got: bytes.len() });
+        return Err(KernelError::Shape { op: OP, what: "bytes", expected, got: bytes.len() });
     }
     format.widen(bytes, out);
     Ok(())
 }
 
-fn encode_elements(format: Format, values: &[f32], n: usize, k: usize) -> EncodedMatrix {
-    assert_eq!(values.len(), n * k, "a matrix [n, k] has n * k values");
-    let mut data = vec![0; values.len() * format.element_size()];
-    format.narrow(values, &mut data);
-    EncodedMatrix { format, n, k, data }
+/// The largest finite magnitude; NaN and infinities are left out, so that one bad weight does not spoil its block.
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    values.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)
 }
 
-fn decode_elements(encoded: &EncodedMatrix, out: &mut [f32]) {
-    assert_eq!(out.len(), encoded.n * encoded.k, "a matrix [n, k] has n * k values");
-    encoded.format.widen(&encoded.data, out);
+/// What maps the largest magnitude of a row to `max`; 1 for a row of zeros, and at least the smallest normal number, so
+/// that dividing by it stays finite.
+pub(crate) fn row_scale(values: &[f32], max: f32) -> f32 {
+    match largest(values) {
+        0.0 => 1.0,
+        amax => (amax / max).max(f32::MIN_POSITIVE),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use joulewise_kernels::args::{Embed, MatMul, RowsMut};
+use joulewise_kernels::args::{Embed, InputRounding, MatMul, Rows, RowsMut};
 use joulewise_kernels::cpu::{CpuKernels, PackedMatrix};
 use joulewise_kernels::format::Format;
 use joulewise_kernels::reference;
@@ -26,9 +26,25 @@ fn decode(packed: &PackedMatrix) -> Vec<f32> {
 }
 
 fn multiply(kernels: &CpuKernels, x: &Matrix, w: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+    multiply_rounded(kernels, x, InputRounding::None, w, bias)
+}
+
+fn multiply_rounded(
+    kernels: &CpuKernels,
+    x: &Matrix,
+    rounding: InputRounding,
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.rows * w.n()];
     kernels
-        .matmul(MatMul { x: x.view(), w, bias, y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() } })
+        .matmul(MatMul {
+            x: x.view(),
+            rounding,
+            w,
+            bias,
+            y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() },
+        })
         .unwrap();
     y
 }
@@ -44,8 +60,7 @@ fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n:
 
     // Packing rounds exactly as encoding does.
     let mut rounded = vec![0.0; n * k];
-    let spec = format.spec();
-    (spec.decode)(&(spec.encode)(&dense, n, k), &mut rounded);
+    format.encode(&dense, n, k).unwrap().decode(&mut rounded).unwrap();
     assert_eq!(decode(&w), rounded, "{what}");
 
     let bias = random.values(n);
@@ -77,6 +92,40 @@ fn products_match() {
             for _ in 0..12 {
                 let (m, n, k) = (1 + random.below(60), 1 + random.below(140), 1 + random.below(1400));
                 check(&kernels, &mut random, *format, m, n, k);
+            }
+        }
+    }
+}
+
+/// Rounded inputs: the codes are those of the reference, so only the sums differ.
+#[test]
+fn products_of_rounded_inputs_match() {
+    let mut random = Random(5);
+    for kernels in kernels() {
+        for format in [Format::Int8, Format::Fp8E4m3, Format::F16, Format::Mxfp4] {
+            for (m, n, k) in [(1, 33, 26), (2, 64, 312), (7, 31, 1200), (33, 130, 700)] {
+                for rounding in [InputRounding::PerToken, InputRounding::Static { scale: 0.01 }] {
+                    let mut x = random.matrix(m, k);
+                    // A row of zeros has no range.
+                    x.data[..k].fill(0.0);
+                    let dense = random.values(n * k);
+                    let w = pack(&kernels, format, n, k, &dense);
+                    let (dense, bias) = (decode(&w), random.values(n));
+                    let rounded = reference::round_inputs(x.view(), rounding, format);
+                    let view = Rows { data: &rounded, rows: m, cols: k, stride: k };
+                    let mut expected = vec![0.0; m * n];
+                    let y = RowsMut { data: &mut expected, rows: m, cols: n };
+                    reference::matmul(view, &dense, Some(&bias), y);
+                    let got = multiply_rounded(&kernels, &x, rounding, &w, Some(&bias));
+                    let what = format!("{} {format} {rounding:?} m={m} n={n} k={k}", kernels.isa());
+                    let roundings = (k.min(512) + k / 512 + 4) as f64;
+                    assert_close(&what, &got, &expected, |i| {
+                        let (r, j) = (i / n, i % n);
+                        let products = rounded[r * k..][..k].iter().zip(&dense[j * k..]);
+                        let sum: f64 = products.map(|(x, w)| f64::from((x * w).abs())).sum();
+                        roundings * EPSILON * (sum + f64::from(bias[j].abs()))
+                    });
+                }
             }
         }
     }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use joulewise_kernels::KernelError;
 use joulewise_kernels::args::{
-    Attention, CacheWrite, Embed, HeadsView, Mask, MatMul, MeanPool, Norm, NormKind, Rope, Rows, RowsMut,
-    SelectRows,
+    Attention, CacheWrite, Embed, HeadsView, InputRounding, Mask, MatMul, MeanPool, Norm, NormKind, Rope,
+    Rows, RowsMut, SelectRows,
 };
 use joulewise_kernels::format::Format;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ proptest! {
         for kernels in kernels() {
             let Ok(w) = kernels.pack(Format::F16, n, k, &mut |_, out| { out.fill(1.0); Ok::<(), Infallible>(()) });
             let mut y = [0.0; 40];
-            let _ = kernels.matmul(MatMul { x, w: &w, bias: Some(&DATA[..a.min(5)]), y: RowsMut { data: &mut y, rows: a, cols: b } });
+            let _ = kernels.matmul(MatMul { x, rounding: InputRounding::None, w: &w, bias: Some(&DATA[..a.min(5)]), y: RowsMut { data: &mut y, rows: a, cols: b } });
             let _ = kernels.embed(Embed { table: &w, ids: &ids, y: RowsMut { data: &mut y, rows: a, cols: b } });
         }
     }
@@ -75,7 +75,13 @@ fn errors_name_the_culprit() {
         let mut y = [0.0; 8];
         let x = Rows { data: &DATA, rows: 2, cols: 2, stride: 2 };
         let error = kernels
-            .matmul(MatMul { x, w: &w, bias: None, y: RowsMut { data: &mut y, rows: 2, cols: 4 } })
+            .matmul(MatMul {
+                x,
+                rounding: InputRounding::None,
+                w: &w,
+                bias: None,
+                y: RowsMut { data: &mut y, rows: 2, cols: 4 },
+            })
             .unwrap_err();
         assert_eq!(error.to_string(), "matmul: columns of x is 2, expected 3");
         let error = kernels

@@ -21,7 +21,7 @@ use super::{Backend, BackendModel, Executable, LoadProgress};
 use crate::error::{EngineError, Result};
 use crate::graph::ModelGraph;
 use crate::kv_cache::{CacheMemory, CacheShape};
-use crate::precision::{PrecisionPlan, Strategy};
+use crate::precision::PrecisionPlan;
 use crate::program::Program;
 use crate::weight::{WeightId, WeightReader, WeightShape, WeightSource};
 
@@ -80,19 +80,10 @@ impl Backend for CudaBackend {
             kernels,
             weights,
             ropes: ropes.into(),
-            cache_format: cache_format(plan),
+            cache_format: plan.strategy.cache_format(),
             positions,
             submitting: Mutex::new(()),
         }))))
-    }
-}
-
-/// Keys and values are kept as the strategy keeps weights.
-fn cache_format(plan: &PrecisionPlan) -> Format {
-    match plan.strategy {
-        Strategy::Fp32 => Format::F32,
-        Strategy::Bf16 => Format::Bf16,
-        Strategy::Fp16 => Format::F16,
     }
 }
 
@@ -252,7 +243,7 @@ impl BackendModel for CudaModel {
             kernels,
             weights: all,
             ropes: ropes.clone(),
-            cache_format: cache_format(plan),
+            cache_format: plan.strategy.cache_format(),
             positions: *positions,
             submitting: Mutex::new(()),
         }))))

@@ -9,14 +9,15 @@
 use std::ops::Range;
 use std::ptr;
 
-use crate::args::{MatMul, Rows};
+use crate::args::{InputRounding, MatMul, Rows};
+use crate::cpu::element::Element;
 use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PanelProduct, RowOrder, Wanted};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::scratch::with_scratch;
 use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
-use crate::format::Format;
+use crate::reference::round_row;
 
 const OP: &str = "matmul";
 
@@ -40,7 +41,7 @@ const BREAK_EVEN: usize = 1_000_000;
 const FLOPS_PER_BYTE: usize = 8;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
-    let MatMul { x, w, bias, y } = args;
+    let MatMul { x, rounding, w, bias, y } = args;
     let (m, n, k) = (x.rows, w.n(), w.k());
     check::rows(OP, "x", &x)?;
     check::rows_mut(OP, &y)?;
@@ -64,6 +65,23 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         }
         return Ok(());
     }
+    if rounding != InputRounding::None {
+        return with_scratch(m * k, |rounded| {
+            for (r, rounded) in rounded.chunks_exact_mut(k).enumerate() {
+                rounded.copy_from_slice(&x.data[r * x.stride..][..k]);
+                round_row(rounded, rounding, w.format());
+            }
+            multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
+            Ok(())
+        });
+    }
+    multiply(kernels, x, w, bias, y);
+    Ok(())
+}
+
+/// The product, none of whose sizes is zero.
+fn multiply(kernels: &CpuKernels, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, y: &mut [f32]) {
+    let (m, k) = (x.rows, x.cols);
     let blocks = Blocks::new(m, kernels.table.panel_rows);
     let y = Output::new(y);
     if m == 1 {
@@ -75,7 +93,6 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
             Product { table: kernels.table, x: packed, w, bias, y, m, blocks }.run(kernels);
         });
     }
-    Ok(())
 }
 
 /// `0..m` in blocks of at most a given number of rows, as equal as can be.
@@ -162,24 +179,24 @@ impl Product<'_> {
     }
 
     fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
-        let (k, format) = (self.w.k(), self.w.format());
+        let (k, element) = (self.w.k(), self.w.element());
         let rows = self.blocks.rows(blocks.end - 1).end - self.blocks.rows(blocks.start).start;
         let step = match self.blocks.count {
             1 => k,
             _ => (STEP_ELEMENTS / rows).clamp(K_BLOCK, MAX_STEP) / K_BLOCK * K_BLOCK,
         };
-        let widen = blocks.len() >= WIDEN_BLOCKS && format != Format::F32;
+        let widen = blocks.len() >= WIDEN_BLOCKS && element != Element::F32;
         let wide_len = if widen { step.min(k) * self.w.panel_width() } else { 0 };
         with_scratch(wide_len, |wide| {
             for first in (0..k).step_by(step) {
                 let terms = first..k.min(first + step);
                 for panel in panels.clone() {
-                    let (mut weights, mut format) = (self.weights(panel, &terms), format);
+                    let (mut weights, mut element) = (self.weights(panel, &terms), element);
                     if widen {
                         let wide = &mut wide[..terms.len() * self.w.panel_width()];
                         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
-                        unsafe { (self.table.widen)(format, weights, wide) };
-                        (weights, format) = (bytemuck::cast_slice(wide), Format::F32);
+                        unsafe { (self.table.widen)(element, weights, wide) };
+                        (weights, element) = (bytemuck::cast_slice(wide), Element::F32);
                     }
                     // The first block brings the panel into L2; the others, which find it there, bring the next one.
                     let next = if panel + 1 < panels.end { self.weights(panel + 1, &terms) } else { &[] };
@@ -191,7 +208,7 @@ impl Product<'_> {
                             }
                             _ => Wanted::Weights,
                         };
-                        self.multiply(panel, block, &terms, (weights, format), wanted);
+                        self.multiply(panel, block, &terms, (weights, element), wanted);
                     }
                 }
             }
@@ -200,7 +217,7 @@ impl Product<'_> {
 
     /// The `terms` of one panel.
     fn weights(&self, panel: usize, terms: &Range<usize>) -> &[u8] {
-        let term_size = self.w.panel_width() * self.w.format().element_size();
+        let term_size = self.w.panel_width() * self.w.element().size();
         let panel = &self.w.bytes()[panel * self.w.panel_size()..][..self.w.panel_size()];
         &panel[terms.start * term_size..terms.end * term_size]
     }
@@ -211,20 +228,20 @@ impl Product<'_> {
         panel: usize,
         block: usize,
         terms: &Range<usize>,
-        (weights, format): (&[u8], Format),
+        (weights, element): (&[u8], Element),
         wanted: Wanted,
     ) {
         let (n, k, width) = (self.w.n(), self.w.k(), self.w.panel_width());
         let rows = self.blocks.rows(block);
         let first = panel * width;
-        assert_eq!(weights.len(), terms.len() * width * format.element_size(), "weights of the terms");
+        assert_eq!(weights.len(), terms.len() * width * element.size(), "weights of the terms");
         let bias = self.bias.filter(|_| terms.end == k);
         let product = PanelProduct {
             x: self.x[rows.start * k..rows.end * k][terms.start * rows.len()..].as_ptr(),
             x_order: RowOrder::Interleaved,
             rows: rows.len(),
             w: weights.as_ptr(),
-            format,
+            element,
             k: terms.len(),
             y: self.y.pointer().wrapping_add(rows.start * n + first),
             y_stride: n,

@@ -35,12 +35,12 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     let mut block = total;
     for first in (0..p.k).step_by(WIDEN) {
         let terms = WIDEN.min(p.k - first);
-        let element = p.format.element_size();
+        let element = p.element.size();
         let size = terms * PANEL_WIDTH * element;
         // SAFETY: the panel holds `k * PANEL_WIDTH` weights, and `first + terms <= k`.
         let bytes = unsafe { std::slice::from_raw_parts(p.w.add(first * PANEL_WIDTH * element), size) };
         let weights = &mut weights[..terms * PANEL_WIDTH];
-        p.format.widen(bytes, weights);
+        p.element.format().widen(bytes, weights);
         for (r, sums) in block.iter_mut().enumerate().take(p.rows) {
             for (i, weights) in weights.as_chunks::<PANEL_WIDTH>().0.iter().enumerate() {
                 // SAFETY: row `r < rows` of `x` has element `first + i < k`.

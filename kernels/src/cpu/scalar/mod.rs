@@ -6,14 +6,13 @@ mod vector;
 use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
 use crate::cpu::vector::vector_functions;
-use crate::format::Format;
 
 pub(super) static TABLE: OpTable = OpTable {
     isa: Isa::Scalar,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
     multiply_panel: matmul::multiply_panel,
-    widen: Format::widen,
+    widen: |element, bytes, out| element.format().widen(bytes, out),
     interleave: matmul::interleave,
     norm,
     activate,

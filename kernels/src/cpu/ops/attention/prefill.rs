@@ -11,13 +11,13 @@ use std::ptr;
 
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::cpu::CpuKernels;
+use crate::cpu::element::Element;
 use crate::cpu::op_table::{
     Interleave, OpTable, PanelProduct, RowOrder, SCORES_STRIDE, Scores, TokenRows, Wanted,
 };
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
 use crate::cpu::scratch::with_scratch;
-use crate::format::Format;
 
 /// Keys of a block: their panels, keys and values, fill 128 KiB at `head_dim` 128, well within L2.
 const KEY_BLOCK: usize = SCORES_STRIDE;
@@ -203,7 +203,7 @@ impl<'a> Task<'a> {
                 x_order: RowOrder::Interleaved,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
-                format: Format::F32,
+                element: Element::F32,
                 k: d,
                 y: scores[panel * width..].as_mut_ptr(),
                 y_stride: KEY_BLOCK,
@@ -248,7 +248,7 @@ impl<'a> Task<'a> {
                 x_order: RowOrder::Scores,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
-                format: Format::F32,
+                element: Element::F32,
                 k: count,
                 y: y[panel * width..].as_mut_ptr(),
                 y_stride: d,

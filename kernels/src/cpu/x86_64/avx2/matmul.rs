@@ -5,9 +5,9 @@
 
 use std::arch::x86_64::*;
 
+use crate::cpu::element::Element;
 use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder};
 use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
-use crate::format::Format;
 
 /// Two vectors.
 pub(super) const PANEL_WIDTH: usize = 16;
@@ -23,13 +23,13 @@ const PREFETCH_BYTES: usize = 4096;
 pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     // SAFETY: the caller's promise is passed on.
     unsafe {
-        match product.format {
-            Format::F32 if product.x_order == RowOrder::Scores => {
+        match product.element {
+            Element::F32 if product.x_order == RowOrder::Scores => {
                 multiply_rows::<Single, ScoresOrder>(product)
             }
-            Format::F32 => multiply_rows::<Single, InterleavedOrder>(product),
-            Format::F16 => multiply_rows::<Half, InterleavedOrder>(product),
-            Format::Bf16 => multiply_rows::<Brain, InterleavedOrder>(product),
+            Element::F32 => multiply_rows::<Single, InterleavedOrder>(product),
+            Element::F16 => multiply_rows::<Half, InterleavedOrder>(product),
+            Element::Bf16 => multiply_rows::<Brain, InterleavedOrder>(product),
         }
     }
 }

@@ -1,0 +1,36 @@
+//! `int8`: integers from -127 to 127, one `f32` scale per row (output channel), symmetric.
+
+use super::{Block, CREST, Format, FormatSpec, RowLayout, ScaleKind, row_scale};
+
+/// The largest code; -128 is left out so that a row and its negative round alike.
+const MAX: f32 = 127.0;
+
+/// Every weight moves by at most half a scale, and the scale is at most [`CREST`] root mean squares over 127.
+const NMSE_BOUND: f64 = (CREST / 254.0) * (CREST / 254.0);
+
+pub(super) const SPEC: FormatSpec = FormatSpec {
+    format: Format::Int8,
+    name: "int8",
+    code_bits: 8,
+    block: Block::Row,
+    scale: ScaleKind::F32,
+    nmse_bound: NMSE_BOUND,
+    tensor_scale: |_| 1.0,
+    encode_row,
+    decode_row,
+};
+
+fn encode_row(values: &[f32], _: RowLayout, codes: &mut [u8], scales: &mut [u8]) {
+    let scale = row_scale(values, MAX);
+    scales.copy_from_slice(&scale.to_le_bytes());
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = (value / scale).round_ties_even().clamp(-MAX, MAX) as i8 as u8;
+    }
+}
+
+fn decode_row(codes: &[u8], scales: &[u8], _: RowLayout, out: &mut [f32]) {
+    let Some(scale) = scales.first_chunk().map(|bytes| f32::from_le_bytes(*bytes)) else { return };
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = f32::from(*code as i8) * scale;
+    }
+}
