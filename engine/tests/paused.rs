@@ -5,8 +5,7 @@
 mod tiny;
 
 use joulewise_engine::{
-    CpuBackend, EngineError, Format, ForwardOptions, Op, PrecisionPlan, Session, SessionOptions, Strategy,
-    TokenBatch,
+    CpuBackend, EngineError, ForwardOptions, Op, PrecisionPlan, Session, SessionOptions, Strategy, TokenBatch,
 };
 use tiny::RandomWeights;
 
@@ -38,7 +37,7 @@ fn a_changed_weight_is_the_same_from_the_start_or_from_the_step_that_uses_it() {
     let source = RandomWeights(graph.clone());
     let mut session = tiny::open(&graph);
     let plan =
-        PrecisionPlan { rules: vec![("layers.1.mlp.up".into(), Format::Bf16)], ..Strategy::Fp32.into() };
+        PrecisionPlan { rules: vec![("layers.1.mlp.up".into(), Strategy::Bf16)], ..Strategy::Fp32.into() };
     let mut variant = session.with_plan(&source, &plan).unwrap();
     let mut opened =
         Session::open(&CpuBackend::new(2), graph.clone(), &source, &plan, SessionOptions::default()).unwrap();
