@@ -16,6 +16,11 @@ pub enum RopeScaling {
         /// Stretch.
         factor: f64,
     },
+    /// Every frequency divided by its own number (the form in which GGUF files have Llama 3.1's).
+    Divisors {
+        /// One for each pair of dimensions.
+        divisors: Vec<f64>,
+    },
     /// Low frequencies stretched, high ones kept, a smooth band between (Llama 3.1).
     Llama3 {
         /// Stretch of the low frequencies.
@@ -76,6 +81,9 @@ impl RopeSpec {
         match &self.scaling {
             RopeScaling::Default => plain.collect(),
             RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
+            RopeScaling::Divisors { divisors } => {
+                plain.zip(divisors).map(|(f, divisor)| f / divisor).collect()
+            }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 plain
                     .map(|f| {

@@ -105,13 +105,17 @@ impl ModelConfig {
     /// # Errors
     /// When `json` is not a JSON object.
     pub fn from_json(origin: &str, json: &[u8]) -> Result<Self> {
-        let fields = object(origin, json)?;
-        Ok(ModelConfig {
-            origin: origin.to_owned(),
-            fields,
-            generation: Map::new(),
-            pooling: Pooling::default(),
-        })
+        Ok(Self::from_fields(origin, object(origin, json)?))
+    }
+
+    /// A configuration whose keys came from elsewhere; `origin` names that place in error messages.
+    pub(crate) fn from_fields(origin: &str, fields: Map<String, Value>) -> Self {
+        ModelConfig { origin: origin.to_owned(), fields, generation: Map::new(), pooling: Pooling::default() }
+    }
+
+    /// How an encoder without a head pools, where another file than `1_Pooling/config.json` said so.
+    pub(crate) fn with_pooling(self, pooling: Pooling) -> Self {
+        ModelConfig { pooling, ..self }
     }
 
     /// Name of the file, for error messages.
@@ -231,6 +235,17 @@ impl ModelConfig {
     pub fn optional_str(&self, key: &str) -> Result<Option<&str>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a string", value))
+    }
+
+    /// A list of numbers that may be absent.
+    ///
+    /// # Errors
+    /// When it is not a list of numbers.
+    pub fn optional_numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers =
+            value.as_array().and_then(|items| items.iter().map(Value::as_f64).collect::<Option<_>>());
+        numbers.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers", value))
     }
 
     /// A list of strings that may be absent.

@@ -27,7 +27,7 @@ pub enum ModelError {
         advice: &'static str,
     },
     /// A name that is neither a directory nor a demo nor a preset.
-    #[error("`{name}` is no model: expected a directory, or one of {known}")]
+    #[error("`{name}` is no model: expected a directory, a `.gguf` file, or one of {known}")]
     UnknownModel {
         /// What was asked for.
         name: String,
@@ -92,6 +92,14 @@ pub enum ModelError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A GGUF file that is damaged, lies about its contents, or holds something that is not read.
+    #[error("{origin} is not a readable GGUF file: {problem}")]
+    Gguf {
+        /// The file.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The index of a sharded checkpoint does not match its shards.
     #[error("{origin} does not match its shards: {problem}")]
     ShardIndex {
@@ -110,6 +118,14 @@ pub enum ModelError {
         /// What is stored.
         got: String,
     },
+    /// A tensor whose stored numbers cannot be decoded.
+    #[error("tensor `{name}` cannot be decoded: {problem}")]
+    TensorValues {
+        /// Name in the checkpoint.
+        name: String,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Elements past the end of a tensor were asked for.
     #[error("tensor `{name}` has {elements} elements, element {end} was asked for")]
     TensorRange {
@@ -119,6 +135,14 @@ pub enum ModelError {
         elements: usize,
         /// One past the last element asked for.
         end: usize,
+    },
+    /// A checkpoint with two tensors of one name.
+    #[error("{origin}: tensor `{name}` occurs twice")]
+    TwiceTensor {
+        /// The checkpoint.
+        origin: String,
+        /// The tensor.
+        name: String,
     },
     /// The checkpoint has no such tensor.
     #[error("{origin} has no tensor `{name}`")]
@@ -164,7 +188,7 @@ pub enum ModelError {
 }
 
 /// Result of everything in this crate that can fail.
-pub type Result<T> = std::result::Result<T, ModelError>;
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
 impl ModelError {
     /// As the engine carries the errors of weight sources.

@@ -83,14 +83,14 @@ impl Golden {
             return Err(broken("it has no tensor `case0.input_ids`".to_owned()));
         }
         let floats = |name: &str| -> Result<Option<Vec<f32>>> {
-            let Some(entry) = tensors.entry(name) else { return Ok(None) };
-            let mut values = vec![0.0; entry.elements()];
+            let Some(shape) = tensors.shape(name) else { return Ok(None) };
+            let mut values = vec![0.0; shape.iter().product()];
             tensors.read_f32(name, 0, &mut values)?;
             Ok(Some(values))
         };
         // Ids and flags; a negative one is as wrong as one past the vocabulary.
         let integers = |name: &str| -> Result<Option<Vec<u32>>> {
-            if tensors.entry(name).is_none() {
+            if tensors.shape(name).is_none() {
                 return Ok(None);
             }
             let narrow =
@@ -100,7 +100,7 @@ impl Golden {
         let case = |index: usize| -> Result<Case> {
             let name = |part: &str| format!("case{index}.{part}");
             let ids = integers(&name("input_ids"))?.unwrap_or_default();
-            let shape = tensors.entry(&name("input_ids")).map(|entry| &entry.shape[..]).unwrap_or_default();
+            let shape = tensors.shape(&name("input_ids")).unwrap_or_default();
             let &[batch, _] = shape else {
                 let input = name("input_ids");
                 return Err(broken(format!("`{input}` has shape {shape:?}, expected two sizes")));

@@ -15,15 +15,17 @@ pub mod demo;
 mod error;
 pub mod families;
 mod file;
+mod gguf;
 pub mod golden;
 mod load;
 pub mod synthetic;
 mod tokenizer;
 mod word_vectors;
 
-pub use checkpoint::{Checkpoint, TensorEntry, parse_header};
+pub use checkpoint::Checkpoint;
 pub use config::{ModelConfig, Pooling};
 pub use error::{ModelError, Result};
+pub use gguf::Gguf;
 pub use joulewise_engine::Format;
 pub use load::{LoadedModel, ModelSpec, load};
 pub use tokenizer::{Encoded, TextStream, Tokenizer};

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use joulewise_engine::{ModelGraph, WeightSource};
+use joulewise_engine::{ModelGraph, WeightLayout, WeightSource};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::demo::{DEMOS, Demo};
 use crate::error::{ModelError, Result};
 use crate::families;
+use crate::gguf::Gguf;
 use crate::golden::Golden;
 use crate::synthetic::{PRESETS, Preset, SyntheticWeights};
 use crate::tokenizer::Tokenizer;
@@ -19,6 +20,8 @@ use crate::tokenizer::Tokenizer;
 pub enum ModelSpec {
     /// A directory in the layout of a Hugging Face repository.
     Directory(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
     /// An embedded model, `demo:<name>`.
     Demo(&'static Demo),
     /// Made-up weights in a real model's shape, `synth:<preset>`.
@@ -53,7 +56,7 @@ impl std::fmt::Debug for LoadedModel {
 }
 
 impl ModelSpec {
-    /// Understands a directory, `demo:<name>` and `synth:<preset>`.
+    /// Understands a directory, a `.gguf` file, `demo:<name>` and `synth:<preset>`.
     ///
     /// # Errors
     /// [`ModelError::UnknownModel`], with everything that would have been understood.
@@ -75,7 +78,12 @@ impl ModelSpec {
                 .ok_or_else(unknown);
         }
         let path = Path::new(name);
-        if path.is_dir() { Ok(ModelSpec::Directory(path.to_owned())) } else { Err(unknown()) }
+        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        match path {
+            _ if path.is_dir() => Ok(ModelSpec::Directory(path.to_owned())),
+            _ if is_gguf && path.is_file() => Ok(ModelSpec::Gguf(path.to_owned())),
+            _ => Err(unknown()),
+        }
     }
 }
 
@@ -101,7 +109,7 @@ pub fn load(spec: &ModelSpec) -> Result<LoadedModel> {
             let config = ModelConfig::load(directory)?;
             let checkpoint = Checkpoint::open(directory)?;
             let graph = families::build_for(&config, &|tensor| checkpoint.resolve(tensor).is_some())?;
-            let weights = checked(checkpoint, &graph)?;
+            let (graph, weights) = fitted(graph, checkpoint)?;
             Ok(LoadedModel {
                 name: directory.display().to_string(),
                 graph: Arc::new(graph),
@@ -112,10 +120,23 @@ pub fn load(spec: &ModelSpec) -> Result<LoadedModel> {
                 golden: None,
             })
         }
+        ModelSpec::Gguf(path) => {
+            let Gguf { config, checkpoint, tokenizer } = Gguf::open(path)?;
+            let graph = families::build_for(&config, &|tensor| checkpoint.resolve(tensor).is_some())?;
+            let (graph, weights) = fitted(graph, checkpoint)?;
+            Ok(LoadedModel {
+                name: path.display().to_string(),
+                graph: Arc::new(graph),
+                weights,
+                tokenizer,
+                config,
+                directory: None,
+                golden: None,
+            })
+        }
         ModelSpec::Demo(demo) => {
             let config = demo.config()?;
-            let graph = families::build(&config)?;
-            let weights = checked(demo.checkpoint()?, &graph)?;
+            let (graph, weights) = fitted(families::build(&config)?, demo.checkpoint()?)?;
             Ok(LoadedModel {
                 name: format!("demo:{}", demo.name),
                 graph: Arc::new(graph),
@@ -175,10 +196,19 @@ impl LoadedModel {
     }
 }
 
-/// A checkpoint that has every tensor of the graph, in its shape and in a format that can be read.
-fn checked(checkpoint: Checkpoint, graph: &ModelGraph) -> Result<Box<dyn WeightSource + Send + Sync>> {
-    graph.weights.iter().try_for_each(|weight| checkpoint.check(weight))?;
-    Ok(Box::new(checkpoint))
+/// A graph that takes every matrix as the checkpoint stores it, and the checkpoint, which has every tensor of the graph
+/// in its shape and in a format that can be read.
+fn fitted(
+    mut graph: ModelGraph,
+    checkpoint: Checkpoint,
+) -> Result<(ModelGraph, Box<dyn WeightSource + Send + Sync>)> {
+    for weight in &mut graph.weights {
+        if weight.layout == WeightLayout::Transposed && checkpoint.is_always_out_by_in(&weight.name) {
+            weight.layout = WeightLayout::RowMajor;
+        }
+        checkpoint.check(weight)?;
+    }
+    Ok((graph, Box::new(checkpoint)))
 }
 
 #[cfg(test)]
@@ -193,7 +223,7 @@ mod tests {
         for name in ["demo:bert", "synth:gpt5", "no/such/directory", ""] {
             let error = ModelSpec::parse(name).unwrap_err().to_string();
             let start = format!(
-                "`{name}` is no model: expected a directory, or one of demo:distilbert, demo:gpt2, synth:"
+                "`{name}` is no model: expected a directory, a `.gguf` file, or one of demo:distilbert, demo:gpt2, synth:"
             );
             assert!(error.starts_with(&start), "{error}");
         }

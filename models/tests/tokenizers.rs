@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use joulewise_models::Tokenizer;
+use joulewise_models::{Gguf, Tokenizer};
 use serde_json::Value;
 
 fn data(name: &str) -> Option<PathBuf> {
@@ -76,4 +76,17 @@ fn sentence_pieces_as_tokenizer_json() {
     let Some(path) = data("phi-3-mini") else { return };
     let tokenizer = Tokenizer::load(&path).unwrap().unwrap();
     check_listed(&tokenizer, &path.join("ggml-vocab-phi-3.gguf"));
+}
+
+#[test]
+fn vocabularies_in_gguf_files() {
+    for (folder, file) in [
+        ("bert-uncased", "ggml-vocab-bert-bge.gguf"),
+        ("gpt2", "ggml-vocab-gpt-2.gguf"),
+        ("phi-3-mini", "ggml-vocab-phi-3.gguf"),
+    ] {
+        let Some(path) = data(folder) else { continue };
+        let path = path.join(file);
+        check_listed(&Gguf::open_tokenizer(&path).unwrap().unwrap(), &path);
+    }
 }

@@ -11,7 +11,7 @@ fuzz_target!(|file: &[u8]| {
     let names: Vec<String> = checkpoint.names().map(str::to_owned).collect();
     for name in names {
         // A name can be shadowed by another that resolves first; then that one's entry counts.
-        let elements = checkpoint.entry(&name).expect("a name that is listed").elements();
+        let elements: usize = checkpoint.shape(&name).expect("a name that is listed").iter().product();
         let mut values = vec![0.0; elements];
         let _ = checkpoint.read_f32(&name, 0, &mut values);
         let _ = checkpoint.read_integers(&name);

@@ -1,56 +1,38 @@
-//! Checkpoints in the Hugging Face layout: one `model.safetensors`, or shards and their index; memory-mapped.
+//! Checkpoints: tensors by name, memory-mapped. Hugging Face's layout is read here: one `model.safetensors`, or shards
+//! and their index.
 //!
 //! Families ask for tensors by the canonical name of the class with a head (`transformer.h.0.ln_1.weight`). Files on
 //! the Hub spell the same tensor in other ways, too: with or without the prefix of the base model, `gamma` and `beta` for the
 //! norms of BERT, `embed_out` for the head of GPT-NeoX. [`Checkpoint::resolve`] is the one place that knows.
 
+mod bytes;
 mod safetensors;
+mod tensor;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
-use ::safetensors::Dtype;
 use joulewise_engine::{
     EngineError, Format, TensorInfo, WeightLayout, WeightShape, WeightSource, WeightSpec,
 };
-use joulewise_kernels::format::bytes_to_f32;
-use memmap2::Mmap;
 use serde::Deserialize;
 
 use crate::error::{ModelError, Result};
 use crate::file;
 
-pub use safetensors::{TensorEntry, parse_header};
+pub(crate) use bytes::{Bytes, Slice};
+use tensor::Plain;
+pub(crate) use tensor::{Storage, Tensor, read_by_rows};
 
 /// The tensors of one model.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// What error messages call it.
     origin: String,
-    shards: Vec<Bytes>,
-    /// Stored name to shard and place.
-    tensors: HashMap<String, (usize, TensorEntry)>,
-}
-
-/// The bytes of one file.
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
-    Owned(Vec<u8>),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Embedded(bytes) => bytes,
-            Bytes::Owned(bytes) => bytes,
-        }
-    }
+    /// By stored name.
+    tensors: HashMap<String, Tensor>,
 }
 
 /// Prefixes of the base model, which a checkpoint of the base model alone lacks.
@@ -92,7 +74,7 @@ impl Checkpoint {
     /// # Errors
     /// When it cannot be read or is damaged.
     pub fn open_file(path: &Path) -> Result<Self> {
-        Self::from_shards(path.display().to_string(), vec![(path.display().to_string(), map(path)?)])
+        Self::from_shards(path.display().to_string(), vec![(path.display().to_string(), Bytes::map(path)?)])
     }
 
     /// A checkpoint that is part of the program; `origin` names it in errors.
@@ -129,7 +111,7 @@ impl Checkpoint {
             if !path.is_file() {
                 return Err(mismatch(format!("shard `{name}` is missing")));
             }
-            shards.push((path.display().to_string(), map(&path)?));
+            shards.push((path.display().to_string(), Bytes::map(&path)?));
         }
         let checkpoint = Self::from_shards(origin.clone(), shards)?;
         match weight_map.keys().filter(|name| !checkpoint.tensors.contains_key(*name)).min() {
@@ -139,19 +121,38 @@ impl Checkpoint {
     }
 
     fn from_shards(origin: String, files: Vec<(String, Bytes)>) -> Result<Self> {
-        let mut tensors = HashMap::new();
-        let mut shards = Vec::with_capacity(files.len());
-        for (shard, (shard_origin, bytes)) in files.into_iter().enumerate() {
-            for (name, entry) in parse_header(&shard_origin, &bytes)? {
-                if tensors.contains_key(&name) {
-                    let problem = format!("tensor `{name}` is also in another shard");
-                    return Err(ModelError::Safetensors { origin: shard_origin, problem });
-                }
-                tensors.insert(name, (shard, entry));
+        let mut tensors = Vec::new();
+        for (shard_origin, bytes) in files {
+            let file = Arc::new(bytes);
+            for (name, entry) in safetensors::parse_header(&shard_origin, &file)? {
+                // `parse_header` has compared the range with the file.
+                let Some(bytes) = Slice::new(&file, entry.start..entry.end) else { continue };
+                let storage = Box::new(Plain { dtype: entry.dtype, bytes });
+                tensors.push((name, Tensor { shape: entry.shape, storage }));
             }
-            shards.push(bytes);
         }
-        Ok(Checkpoint { origin, shards, tensors })
+        Self::from_tensors(&origin, tensors)
+    }
+
+    /// A checkpoint of tensors from wherever they came; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// When two tensors have one name.
+    pub(crate) fn from_tensors(
+        origin: &str,
+        list: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> Result<Self> {
+        let mut tensors = HashMap::new();
+        for (name, tensor) in list {
+            match tensors.entry(name) {
+                Entry::Vacant(place) => drop(place.insert(tensor)),
+                Entry::Occupied(place) => {
+                    let (origin, name) = (origin.to_owned(), place.key().clone());
+                    return Err(ModelError::TwiceTensor { origin, name });
+                }
+            }
+        }
+        Ok(Checkpoint { origin: origin.to_owned(), tensors })
     }
 
     /// Stored names, in no particular order.
@@ -179,9 +180,14 @@ impl Checkpoint {
             .find_map(|candidate| self.tensors.get_key_value(&candidate).map(|(stored, _)| stored.as_str()))
     }
 
-    /// Format and shape of a tensor.
-    pub fn entry(&self, name: &str) -> Option<&TensorEntry> {
-        Some(&self.tensors.get(self.resolve(name)?)?.1)
+    /// Shape of a tensor, row-major.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(self.resolve(name)?)?.shape)
+    }
+
+    /// Whether a matrix is stored `[out, in]` even where the family's own checkpoints have it the other way round.
+    pub(crate) fn is_always_out_by_in(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|tensor| tensor.storage.is_always_out_by_in())
     }
 
     /// Says whether a weight can be read as it is declared, without reading it.
@@ -189,31 +195,30 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::MissingTensor`], [`ModelError::TensorDtype`], or [`EngineError::TensorShape`].
     pub fn check(&self, weight: &WeightSpec) -> Result<()> {
-        let (entry, _) = self.find(&weight.name)?;
-        stored_format(&weight.name, entry.dtype)?;
+        let tensor = self.find(&weight.name)?;
+        real_format(&weight.name, tensor)?;
         let expected = stored_shape(weight);
-        if entry.shape == expected {
+        if tensor.shape == expected {
             return Ok(());
         }
-        let (name, got) = (weight.name.clone(), entry.shape.clone());
+        let (name, got) = (weight.name.clone(), tensor.shape.clone());
         Err(EngineError::TensorShape { name, expected, got }.into())
     }
 
     /// Elements `start .. start + out.len()` of a tensor, row-major, decoded to f32.
     ///
     /// # Errors
-    /// When there is no such tensor, it is shorter, or its numbers are not f32, f16 or bf16.
+    /// When there is no such tensor, it is shorter, its numbers are no real ones, or they are damaged.
     pub fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        let (entry, bytes) = self.find(name)?;
-        let format = stored_format(name, entry.dtype)?;
-        let width = entry.dtype.bitsize() / 8;
-        let elements = entry.elements();
+        let tensor = self.find(name)?;
+        real_format(name, tensor)?;
+        let elements = tensor.elements();
         let end = start.saturating_add(out.len());
         if end > elements {
             return Err(ModelError::TensorRange { name: name.to_owned(), elements, end });
         }
-        bytes_to_f32(format, &bytes[start * width..end * width], out)
-            .map_err(|error| ModelError::Engine(error.into()))
+        let read = tensor.storage.read(start, out);
+        read.map_err(|problem| ModelError::TensorValues { name: name.to_owned(), problem })
     }
 
     /// A whole tensor of 32- or 64-bit integers.
@@ -221,36 +226,26 @@ impl Checkpoint {
     /// # Errors
     /// When there is no such tensor, or it holds other numbers.
     pub fn read_integers(&self, name: &str) -> Result<Vec<i64>> {
-        let (entry, bytes) = self.find(name)?;
-        match entry.dtype {
-            Dtype::I32 => {
-                Ok(bytes.as_chunks().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect())
-            }
-            Dtype::I64 => Ok(bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
-            other => Err(ModelError::TensorDtype {
-                name: name.to_owned(),
-                expected: "I32 or I64",
-                got: other.to_string(),
-            }),
-        }
+        let tensor = self.find(name)?;
+        tensor.storage.integers().ok_or_else(|| ModelError::TensorDtype {
+            name: name.to_owned(),
+            expected: "I32 or I64",
+            got: tensor.storage.name(),
+        })
     }
 
-    fn find(&self, name: &str) -> Result<(&TensorEntry, &[u8])> {
+    fn find(&self, name: &str) -> Result<&Tensor> {
         let found = self.resolve(name).and_then(|stored| self.tensors.get(stored));
-        let (shard, entry) = found.ok_or_else(|| ModelError::MissingTensor {
-            origin: self.origin.clone(),
-            name: name.to_owned(),
-        })?;
-        Ok((entry, &self.shards[*shard][entry.start..entry.end]))
+        found.ok_or_else(|| ModelError::MissingTensor { origin: self.origin.clone(), name: name.to_owned() })
     }
 }
 
 impl WeightSource for Checkpoint {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        let entry = self.entry(name)?;
+        let tensor = self.find(name).ok()?;
         // Other numbers count as f32 here; reading them is what fails, and says so.
-        let format = stored_format(name, entry.dtype).unwrap_or(Format::F32);
-        Some(TensorInfo { shape: entry.shape.clone(), format })
+        let format = tensor.storage.format().unwrap_or(Format::F32);
+        Some(TensorInfo { shape: tensor.shape.clone(), format })
     }
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
@@ -267,29 +262,13 @@ pub(crate) fn stored_shape(weight: &WeightSpec) -> Vec<usize> {
     }
 }
 
-/// The engine's name for a stored number format.
-fn stored_format(name: &str, dtype: Dtype) -> Result<Format> {
-    match dtype {
-        Dtype::F32 => Ok(Format::F32),
-        Dtype::F16 => Ok(Format::F16),
-        Dtype::BF16 => Ok(Format::Bf16),
-        other => Err(ModelError::TensorDtype {
-            name: name.to_owned(),
-            expected: "F32, F16 or BF16",
-            got: other.to_string(),
-        }),
-    }
-}
-
-#[expect(unsafe_code, reason = "a memory map is the one thing here that safe Rust cannot express")]
-fn map(path: &Path) -> Result<Bytes> {
-    let io = |source| ModelError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    // SAFETY: the map is private to this process and read-only. Rust's remaining condition, that no other process
-    // changes the file meanwhile, cannot be enforced; every reader of a mapped checkpoint rests on it. The bytes are
-    // only ever read as plain numbers, for which every bit pattern is valid.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Bytes::Mapped(map))
+/// The engine's format for the numbers of a tensor.
+fn real_format(name: &str, tensor: &Tensor) -> Result<Format> {
+    tensor.storage.format().ok_or_else(|| ModelError::TensorDtype {
+        name: name.to_owned(),
+        expected: "F32, F16 or BF16",
+        got: tensor.storage.name(),
+    })
 }
 
 /// What to tell the owner of a directory without safetensors.
@@ -301,7 +280,7 @@ fn advice_for(directory: &Path) -> &'static str {
                 return "PyTorch pickles are not read, because reading one can run code; \
                         save the model with `save_pretrained(safe_serialization=True)`";
             }
-            Some("gguf") => advice = "GGUF files are not read; use the original safetensors checkpoint",
+            Some("gguf") => advice = "name the `.gguf` file in it instead of the directory",
             _ => {}
         }
     }
@@ -311,6 +290,7 @@ fn advice_for(directory: &Path) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::safetensors::Dtype;
     use ::safetensors::tensor::TensorView;
     use std::path::PathBuf;
 
@@ -417,7 +397,7 @@ mod tests {
         let mut out = [0.0; 3];
         checkpoint.read_f32("b", 0, &mut out).unwrap();
         assert_eq!(out, [0.0, 1.0, 2.0]);
-        assert_eq!(checkpoint.entry("a").unwrap().shape, [2]);
+        assert_eq!(checkpoint.shape("a").unwrap(), [2]);
     }
 
     #[test]
@@ -429,10 +409,7 @@ mod tests {
             (r#"{"weight_map": {"a": "../one.safetensors"}}"#, "is not the name of a file beside it"),
             (r#"{"weight_map": {"a": "/etc/passwd"}}"#, "is not the name of a file beside it"),
             (r#"{"weight_map": {"b": "one.safetensors"}}"#, "no shard holds tensor `b`"),
-            (
-                r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#,
-                "is also in another shard",
-            ),
+            (r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#, "occurs twice"),
             (r#"{"weight_map": 3}"#, "is not valid JSON"),
             ("{}", "missing field `weight_map`"),
         ];
@@ -446,7 +423,7 @@ mod tests {
     fn other_formats_are_refused_with_a_way_out() {
         let scratch = Scratch::new("formats");
         assert!(scratch.problem().contains("has no model.safetensors: a checkpoint is"));
-        assert!(scratch.write("model.gguf", "").problem().contains("GGUF"));
+        assert!(scratch.write("model.gguf", "").problem().contains("`.gguf` file"));
         assert!(scratch.write("pytorch_model.bin", "").problem().contains("safe_serialization"));
         assert!(scratch.write("model.safetensors", "").problem().contains("fewer than the 8"));
     }

@@ -24,22 +24,15 @@ const MAX_SIZES: usize = 16;
 
 /// Where one tensor lies and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorEntry {
+pub(super) struct TensorEntry {
     /// Number format.
-    pub dtype: Dtype,
+    pub(super) dtype: Dtype,
     /// Shape, row-major.
-    pub shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
     /// First byte, counted from the start of the file.
     pub(super) start: usize,
     /// One past the last byte, counted from the start of the file.
     pub(super) end: usize,
-}
-
-impl TensorEntry {
-    /// Number of elements; known not to overflow.
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
 }
 
 /// A tensor as the header describes it.
@@ -83,7 +76,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 ///
 /// # Errors
 /// [`ModelError::Safetensors`], whatever the file holds.
-pub fn parse_header(origin: &str, file: &[u8]) -> Result<Vec<(String, TensorEntry)>> {
+pub(super) fn parse_header(origin: &str, file: &[u8]) -> Result<Vec<(String, TensorEntry)>> {
     let invalid = |problem: String| ModelError::Safetensors { origin: origin.to_owned(), problem };
     let length =
         file.first_chunk::<LENGTH_BYTES>().map(|bytes| u64::from_le_bytes(*bytes)).ok_or_else(|| {
@@ -265,7 +258,7 @@ mod tests {
             let file = file(&format!("{{{}}}", entries.join(",")), data);
             for (_, entry) in parse_header("x", &file).unwrap_or_default() {
                 prop_assert!(entry.start <= entry.end && entry.end <= file.len());
-                prop_assert_eq!(entry.elements() * entry.dtype.bitsize(), 8 * (entry.end - entry.start));
+                prop_assert_eq!(entry.shape.iter().product::<usize>() * entry.dtype.bitsize(), 8 * (entry.end - entry.start));
             }
         }
     }

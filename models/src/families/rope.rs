@@ -91,7 +91,15 @@ pub(super) fn rope(config: &ModelConfig, head_dim: usize, old_theta: &str, share
     if rotary == 0 || !rotary.is_multiple_of(2) {
         return Err(config.wrong_value("head_dim", "an even number of rotated dimensions", rotary));
     }
-    Ok(RopeSpec { theta, rotary, scaling: scaling(&settings)? })
+    let scaling = scaling(&settings)?;
+    if let RopeScaling::Divisors { divisors } = &scaling
+        && (divisors.len() != rotary / 2
+            || divisors.iter().any(|divisor| divisor.is_nan() || *divisor <= 0.0))
+    {
+        let expected = format!("{} positive numbers", rotary / 2);
+        return Err(config.wrong_value("divisors", &expected, format!("{} numbers", divisors.len())));
+    }
+    Ok(RopeSpec { theta, rotary, scaling })
 }
 
 fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
@@ -104,6 +112,11 @@ fn scaling(settings: &Settings<'_>) -> Result<RopeScaling> {
         // "dynamic" changes the frequencies of inputs longer than max_position_embeddings, where this engine stops.
         "default" | "dynamic" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: settings.needed("factor")? }),
+        // GGUF's `rope_freqs.weight`; no file of transformers has it.
+        "divisors" => {
+            let divisors = nested.optional_numbers("divisors")?.ok_or_else(|| nested.missing("divisors"))?;
+            Ok(RopeScaling::Divisors { divisors })
+        }
         "llama3" => {
             let low_freq_factor = settings.needed("low_freq_factor")?;
             let high_freq_factor = settings.needed("high_freq_factor")?;

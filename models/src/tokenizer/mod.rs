@@ -10,10 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::tokenizer::{EncodeInput, Encoding};
-use tokenizers::{
-    DecodeStream, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
-    PreTokenizerWrapper, TruncationDirection,
-};
+use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::error::{ModelError, Result};
 use crate::file;
@@ -132,9 +129,11 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(ModelError::Tokenize)
     }
 
-    /// Text of ids that arrive one by one.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream(self.inner.decode_stream(true))
+    /// Text of ids that arrive one by one behind those of `prompt`.
+    pub fn stream(&self, prompt: &[u32]) -> TextStream<'_> {
+        // Longer than any character is in bytes; the first token of a text reads differently from all others.
+        let window = prompt[prompt.len().saturating_sub(4)..].to_vec();
+        TextStream { tokenizer: self, told: window.len(), window }
     }
 
     /// Id of a token, special or not.
@@ -157,22 +156,15 @@ impl Tokenizer {
     }
 }
 
-/// Text that grows token by token; holds back bytes until they are whole characters.
-pub struct TextStream<'a>(
-    DecodeStream<
-        'a,
-        ModelWrapper,
-        NormalizerWrapper,
-        PreTokenizerWrapper,
-        PostProcessorWrapper,
-        DecoderWrapper,
-    >,
-);
-
-impl std::fmt::Debug for TextStream<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TextStream").finish_non_exhaustive()
-    }
+/// Text that grows token by token; holds back bytes until they are whole characters, or until what follows shows that
+/// they are none.
+#[derive(Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The tokens that are decoded again: how a token reads depends on the one before.
+    window: Vec<u32>,
+    /// Tokens at the start of the window whose text has been handed out.
+    told: usize,
 }
 
 impl TextStream<'_> {
@@ -181,7 +173,18 @@ impl TextStream<'_> {
     /// # Errors
     /// When the tokenizer's decoder refuses it.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
-        self.0.step(id).map_err(ModelError::Tokenize)
+        let before = self.tokenizer.decode(&self.window[..self.told])?;
+        self.window.push(id);
+        let after = self.tokenizer.decode(&self.window)?;
+        if after.ends_with(char::REPLACEMENT_CHARACTER) || after.len() <= before.len() {
+            return Ok(None);
+        }
+        // A byte that turns out to belong to no character changes how its neighbours read.
+        let shared = before.chars().zip(after.chars()).take_while(|(a, b)| a == b);
+        let shared: usize = shared.map(|(character, _)| character.len_utf8()).sum();
+        self.window.drain(..self.told);
+        self.told = self.window.len();
+        Ok(Some(after[shared..].to_owned()))
     }
 }
 
@@ -248,9 +251,12 @@ mod tests {
     #[test]
     fn a_stream_waits_for_whole_characters() {
         let tokenizer = tokenizer(None);
-        let mut stream = tokenizer.stream();
+        let mut stream = tokenizer.stream(&[]);
         let pieces: Vec<_> = [3, 5, 6].map(|id| stream.push(id).unwrap()).into();
         assert_eq!(pieces, [Some("ab".to_owned()), None, Some("ä".to_owned())]);
+        // The second half of a character without the first.
+        let pieces: Vec<_> = [6, 3, 4, 1].map(|id| stream.push(id).unwrap()).into();
+        assert_eq!(pieces, [None, Some("\u{FFFD}ab".to_owned()), Some(" ".to_owned()), Some("a".to_owned())]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 /// Per-layer energy profiles of transformer inference, and the engine that runs them.
 ///
-/// MODEL is a directory in the Hugging Face layout, `demo:distilbert` or `demo:gpt2` (built in), or `synth:<preset>`
+/// MODEL is a directory in the Hugging Face layout, a `.gguf` file, `demo:distilbert` or `demo:gpt2` (built in), or `synth:<preset>`
 /// (random weights at a real model's shape, e.g. `synth:gpt2`, `synth:mistral-7b`).
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]

@@ -6,7 +6,7 @@ use joulewise_engine::Strategy;
 /// Which model, where and how precisely.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// Directory, `demo:<name>` or `synth:<preset>`.
+    /// Directory, `.gguf` file, `demo:<name>` or `synth:<preset>`.
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) run: RunOptions,

@@ -58,6 +58,22 @@ fn damaged_directories() {
 }
 
 #[test]
+fn damaged_gguf_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let model = path.to_str().unwrap();
+    assert!(refused(&["generate", model, "hello"]).contains("is no model"));
+    let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tests/gguf/llama-llama3.gguf");
+    let whole = fs::read(whole).unwrap();
+    for length in [0, 3, 100, 5000, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(refused(&["generate", model, "hello"]).contains("is not a readable GGUF file"));
+    }
+    fs::write(&path, whole).unwrap();
+    assert_eq!(joulewise(&["generate", model, "the cat"]).code, 0);
+}
+
+#[test]
 fn texts_and_data() {
     assert!(refused(&["generate", "demo:gpt2", ""]).contains("empty"));
     assert!(refused(&["classify", "demo:distilbert", " "]).contains("empty"));

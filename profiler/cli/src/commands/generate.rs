@@ -76,7 +76,7 @@ impl Generate {
         let stop = StopRule { max_tokens: self.max_tokens, end_tokens: opened.model.config.eos_token_ids() };
         let tokenizer = opened.model.tokenizer()?;
         let mut token_ids = Vec::new();
-        let mut stream = tokenizer.stream();
+        let mut stream = tokenizer.stream(&prompt_ids);
         let mut failed = None;
         let start = Instant::now();
         let reason = generate(&mut opened.session, &prompt_ids, &mut sampler, &stop, |token| {
