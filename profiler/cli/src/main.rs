@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a check such as `verify` failed, 2 the input or the machine is at fault, said in one sentence.
 
+mod calibration;
 mod commands;
 mod meter;
 mod options;

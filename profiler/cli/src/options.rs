@@ -18,9 +18,13 @@ pub(crate) struct RunOptions {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub(crate) device: Device,
-    /// Precision of the weights: fp32, fp16 or bf16.
+    /// Precision of weights and activations: fp32, fp16, bf16; int8, int8-dynamic, int8-weight; fp8, fp8-weight,
+    /// fp8-e5m2-weight; int4, nf4, mxfp4, nvfp4.
     #[arg(long, default_value = "fp32")]
     pub(crate) strategy: Strategy,
+    /// A text whose lines show strategy int8 the range of the activations.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<std::path::PathBuf>,
     /// Threads of the CPU backend; all cores by default.
     #[arg(long)]
     pub(crate) threads: Option<std::num::NonZeroUsize>,

@@ -1,13 +1,18 @@
 //! From the command line to a session that is ready to run.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use joulewise_engine::{Backend, CpuBackend, CudaBackend, EngineError, Session, SessionOptions};
+use joulewise_engine::{
+    Backend, CpuBackend, CudaBackend, EngineError, PrecisionPlan, Session, SessionOptions,
+};
 use joulewise_kernels::KernelError;
 use joulewise_kernels::cuda::driver::CudaError;
 use joulewise_models::{LoadedModel, ModelSpec, load};
 use joulewise_profiler::meter::MeteredDevice;
 use joulewise_profiler::process;
 
+use crate::calibration::calibrate;
 use crate::options::{Device, RunOptions};
 use crate::output;
 
@@ -40,7 +45,11 @@ pub(crate) fn place(model: LoadedModel, options: &RunOptions, chosen: &Chosen) -
     session_options.context = options.context;
     session_options.available_bytes = chosen.available_bytes;
     session_options.progress = &progress;
-    let plan = options.strategy.into();
+    let mut plan = PrecisionPlan::from(options.strategy);
+    if plan.needs_calibration(&model.graph) {
+        let text = options.calibrate.as_deref();
+        plan.calibration = Some(Arc::new(calibrate(&model, chosen.backend.as_ref(), &plan, text)?));
+    }
     let session = Session::open(
         chosen.backend.as_ref(),
         model.graph.clone(),

@@ -17,13 +17,21 @@ fn shared(path: &str) -> PathBuf {
 
 /// What `eval` says of a model, `None` where the model or the data is not there.
 fn eval(model: &str, task: &str, data: &str) -> Option<Value> {
+    eval_in("fp32", None, model, task, data)
+}
+
+/// The same in another strategy, calibrated on a text where it needs that.
+fn eval_in(strategy: &str, text: Option<&str>, model: &str, task: &str, data: &str) -> Option<Value> {
     let (model, data) = (shared(&format!("models/{model}")), shared(&format!("data/{data}")));
     if let Some(missing) = [&model, &data].into_iter().find(|path| !path.exists()) {
         println!("SKIP acceptance: {} is not there", missing.display());
         return None;
     }
     let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
-    let run = joulewise(&["eval", model, "--task", task, "--data", data, "--json"]);
+    let mut arguments = vec!["eval", model, "--task", task, "--data", data, "--json", "--strategy", strategy];
+    let text = text.map(|text| shared(&format!("data/{text}")));
+    arguments.extend(text.iter().flat_map(|text| ["--calibrate", text.to_str().unwrap()]));
+    let run = joulewise(&arguments);
     assert_eq!(run.code, 0, "{}", run.stderr);
     Some(serde_json::from_str(&run.stdout).unwrap())
 }
@@ -34,6 +42,38 @@ fn sst2_accuracy() {
         let Some(report) = eval(model, "sst2", "sst2/dev.tsv") else { continue };
         assert_eq!((&report["correct"], &report["n"]), (&correct.into(), &872.into()), "{model}");
     }
+}
+
+/// 8 bits lose at most half a point of accuracy, 4 of 872. No more than 2 points, one standard error and a half of a
+/// paired difference in which 5 % of the answers change, are allowed to 4 bits.
+#[test]
+fn low_bit_sst2_accuracy() {
+    let (model, data) = ("distilbert-sst2", "sst2/dev.tsv");
+    for (strategy, text, allowed) in [
+        ("int8-dynamic", None, 4),
+        ("int8", Some("sst2/train.tsv"), 4),
+        ("fp8", None, 4),
+        ("int4", None, 17),
+        ("nf4", None, 17),
+        ("mxfp4", None, 17),
+        ("nvfp4", None, 17),
+    ] {
+        let Some(report) = eval_in(strategy, text, model, "sst2", data) else { continue };
+        let correct = report["correct"].as_i64().unwrap();
+        assert!(correct >= 779 - allowed, "{strategy}: {correct} of 872");
+    }
+}
+
+/// 8 bits cost at most 1 % of perplexity.
+#[test]
+fn low_bit_wikitext2_perplexity() {
+    let Some(report) =
+        eval_in("int8-dynamic", None, "gpt2-wikitext2-mini", "wikitext2", "wikitext-2/test.txt")
+    else {
+        return;
+    };
+    let score = report["score"].as_f64().unwrap();
+    assert!(score < 31.0011 * 1.01, "{score}");
 }
 
 #[test]

@@ -97,6 +97,18 @@ fn texts_and_data() {
 }
 
 #[test]
+fn calibration() {
+    let refuse = |text: &[&str]| refused(&[&["verify", "demo:gpt2", "--strategy", "int8"], text].concat());
+    assert!(refuse(&[]).contains("--calibrate FILE"));
+    assert!(refuse(&["--calibrate", "no/such/file"]).contains("cannot be read"));
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("text");
+    fs::write(&text, "\n \n").unwrap();
+    assert!(refuse(&["--calibrate", text.to_str().unwrap()]).contains("holds no text"));
+    assert!(refused(&["verify", "demo:gpt2", "--strategy", "int7"]).contains("int8-dynamic"));
+}
+
+#[test]
 fn devices_and_folders() {
     // Where there is a GPU, asking for it is no mistake.
     let run = joulewise(&["verify", "demo:gpt2", "--device", "cuda"]);
