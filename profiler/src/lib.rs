@@ -21,6 +21,7 @@ pub mod experiment;
 pub mod meter;
 pub mod metrics;
 pub mod observer;
+pub mod planner;
 pub mod process;
 pub mod profile;
 pub mod report;

@@ -1,0 +1,11 @@
+//! From joules per layer to a plan: which group of layers to keep in which format.
+//!
+//! `group` says what is decided together; `sensitivity` what each format does to the model's answers, `cost` what it
+//! saves; `front` finds every plan worth having and `bound` says how far from the best it can be; `additivity` tests
+//! the assumption that losses and savings add up; `verify` runs the plan on data it has not seen. `plan_file` is the
+//! result, which a person can edit.
+
+pub mod bound;
+pub mod front;
+pub mod problem;
+pub mod reason;
