@@ -22,6 +22,7 @@ pub mod meter;
 pub mod metrics;
 pub mod observer;
 pub mod planner;
+
 pub mod process;
 pub mod profile;
 pub mod report;

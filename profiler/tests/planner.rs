@@ -33,19 +33,20 @@ fn problem() -> impl Strategy<Value = Problem> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (0..80u32, prop::option::of(4..24u32), prop::option::of(4..24u32)).prop_map(|(sensitivity, size, time)| {
-        Limits {
+    (0..80u32, prop::option::of(4..24u32), prop::option::of(4..24u32)).prop_map(
+        |(sensitivity, size, time)| Limits {
             sensitivity_nats: Some(f64::from(sensitivity) / 8.0),
             size_bytes: size.map(f64::from),
             duration_s: time.map(f64::from),
-        }
-    })
+        },
+    )
 }
 
 /// Every plan there is.
 fn all_plans(problem: &Problem) -> Vec<Vec<usize>> {
     problem.groups.iter().fold(vec![vec![]], |plans, choices| {
-        let extend = |plan: Vec<usize>| (0..choices.len()).map(move |choice| [plan.clone(), vec![choice]].concat());
+        let extend =
+            |plan: Vec<usize>| (0..choices.len()).map(move |choice| [plan.clone(), vec![choice]].concat());
         plans.into_iter().flat_map(extend).collect()
     })
 }
@@ -135,7 +136,8 @@ fn a_limit_on_bytes_can_cost_energy_and_can_be_out_of_reach() {
     };
     let group = vec![sized(0, 0.0, 1.0, 4.0), sized(1, 1.0, 2.0, 1.0)];
     let problem = Problem { fixed: Totals::default(), groups: vec![group.clone(), group] };
-    let within = |size_bytes| Front::of(&problem, &Limits { size_bytes: Some(size_bytes), ..Limits::default() });
+    let within =
+        |size_bytes| Front::of(&problem, &Limits { size_bytes: Some(size_bytes), ..Limits::default() });
     assert_eq!(within(8.0).point(0).plan, [0, 0]);
     assert_eq!(within(5.0).point(0).totals.energy_j, 3.0);
     assert_eq!(within(2.0).point(0).plan, [1, 1]);

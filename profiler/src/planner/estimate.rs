@@ -28,8 +28,7 @@ impl Estimate {
         let mean = clusters.iter().map(|(sum, _)| sum).sum::<f64>() / n;
         let count = clusters.len() as f64;
         let standard_error = (clusters.len() >= 2).then(|| {
-            let squares: f64 =
-                clusters.iter().map(|(sum, items)| (sum - mean * *items as f64).powi(2)).sum();
+            let squares: f64 = clusters.iter().map(|(sum, items)| (sum - mean * *items as f64).powi(2)).sum();
             (squares * count / (count - 1.0)).sqrt() / n
         });
         let ci95 = standard_error.map(|error| t_quantile(0.975, count - 1.0) * error);

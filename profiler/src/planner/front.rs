@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::problem::{Limits, Problem, Totals};
+use super::problem::{Choice, Limits, Problem, Totals};
 
 /// Undominated partial plans that are kept per group; beyond, the front is thinned and says so.
 pub const MAX_STATES: usize = 400_000;
@@ -54,23 +54,10 @@ impl Front {
         for (index, choices) in problem.groups.iter().enumerate() {
             let rest = &problem.groups[index + 1..];
             let filter = Filter::new(limits, rest);
-            let extensions: Vec<Vec<State>> = choices
-                .iter()
-                .enumerate()
-                .map(|(choice, extension)| {
-                    let extend = |(parent, state): (usize, &State)| State {
-                        totals: state.totals + extension.totals,
-                        step: Step { parent: parent as u32, choice: choice as u16 },
-                    };
-                    let extended = front.states.iter().enumerate().map(extend);
-                    extended.filter(|state| filter.can_keep_to_limits(&state.totals)).collect()
-                })
-                .collect();
-            let merged = merge(extensions);
             let (mut kept, most) = if filter.is_plain() {
-                (undominated(merged), MAX_STATES)
+                (extended(&front.states, choices, &filter), MAX_STATES)
             } else {
-                (undominated_constrained(merged, &filter), MAX_STATES_CONSTRAINED)
+                (extended_constrained(&front.states, choices, &filter), MAX_STATES_CONSTRAINED)
             };
             if kept.len() > most {
                 front.is_exact = false;
@@ -140,7 +127,7 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn new(limits: &'a Limits, rest: &[Vec<super::problem::Choice>]) -> Self {
+    fn new(limits: &'a Limits, rest: &[Vec<Choice>]) -> Self {
         let (mut least, mut most) = (Totals::default(), Totals::default());
         for choices in rest {
             let extreme = |of: fn(&Totals) -> f64, fold: fn(f64, f64) -> f64, start| {
@@ -179,42 +166,84 @@ impl<'a> Filter<'a> {
     }
 }
 
-fn rank(a: &Totals, b: &Totals) -> std::cmp::Ordering {
-    a.sensitivity_nats.total_cmp(&b.sensitivity_nats).then(a.energy_j.total_cmp(&b.energy_j))
+/// A list of states extended by one choice, walked through by rising sensitivity.
+struct Cursor<'a> {
+    states: &'a [State],
+    choice: usize,
+    extension: Totals,
+    next: usize,
+    sensitivity_nats: f64,
+    energy_j: f64,
 }
 
-/// Merges lists that are sorted by sensitivity each. Few lists: looking at all heads beats a heap.
-fn merge(lists: Vec<Vec<State>>) -> Vec<State> {
-    let mut merged = Vec::with_capacity(lists.iter().map(Vec::len).sum());
-    let mut heads: Vec<&[State]> = lists.iter().map(Vec::as_slice).filter(|list| !list.is_empty()).collect();
-    while let Some(next) = (0..heads.len()).min_by(|a, b| rank(&heads[*a][0].totals, &heads[*b][0].totals)) {
-        merged.push(heads[next][0]);
-        heads[next] = &heads[next][1..];
-        if heads[next].is_empty() {
-            heads.swap_remove(next);
+impl Cursor<'_> {
+    /// Goes on to the first state from `next` on that uses less than `best_j`; false when there is none.
+    fn seek(&mut self, best_j: f64, filter: &Filter<'_>) -> bool {
+        while let Some(state) = self.states.get(self.next) {
+            self.energy_j = state.totals.energy_j + self.extension.energy_j;
+            if self.energy_j < best_j {
+                self.sensitivity_nats = state.totals.sensitivity_nats + self.extension.sensitivity_nats;
+                return filter.can_keep_to_limits(&(state.totals + self.extension));
+            }
+            self.next += 1;
+        }
+        false
+    }
+}
+
+/// Every undominated extension of states that are sorted by rising sensitivity and falling energy: the lists are
+/// merged, and each skips what is no better than the last state that was kept. Few lists: looking at all beats a heap.
+fn extended(states: &[State], choices: &[Choice], filter: &Filter<'_>) -> Vec<State> {
+    let mut best_j = f64::INFINITY;
+    let cursor = |(choice, extension): (usize, &Choice)| {
+        let extension = extension.totals;
+        Cursor { states, choice, extension, next: 0, sensitivity_nats: 0.0, energy_j: 0.0 }
+    };
+    let mut cursors: Vec<Cursor<'_>> = choices.iter().enumerate().map(cursor).collect();
+    cursors.retain_mut(|cursor| cursor.seek(best_j, filter));
+    let mut kept = Vec::with_capacity(2 * states.len());
+    while !cursors.is_empty() {
+        let mut first = 0;
+        for (index, cursor) in cursors.iter().enumerate().skip(1) {
+            let other = &cursors[first];
+            let is_earlier = cursor.sensitivity_nats < other.sensitivity_nats
+                || cursor.sensitivity_nats == other.sensitivity_nats && cursor.energy_j < other.energy_j;
+            if is_earlier {
+                first = index;
+            }
+        }
+        let cursor = &mut cursors[first];
+        if cursor.energy_j < best_j {
+            best_j = cursor.energy_j;
+            kept.push(State {
+                totals: states[cursor.next].totals + cursor.extension,
+                step: Step { parent: cursor.next as u32, choice: cursor.choice as u16 },
+            });
+        }
+        cursor.next += 1;
+        if !cursor.seek(best_j, filter) {
+            cursors.swap_remove(first);
         }
     }
-    merged
-}
-
-/// Of states by rising sensitivity, those that use less energy than all before them.
-fn undominated(states: Vec<State>) -> Vec<State> {
-    let mut best_j = f64::INFINITY;
-    let is_better = |state: &State| {
-        let better = state.totals.energy_j < best_j;
-        best_j = best_j.min(state.totals.energy_j);
-        better
-    };
-    let mut states = states;
-    let mut is_better = is_better;
-    states.retain(|state| is_better(state));
-    states
+    kept
 }
 
 /// The same where less size or time is a merit, too.
-fn undominated_constrained(states: Vec<State>, filter: &Filter<'_>) -> Vec<State> {
+fn extended_constrained(states: &[State], choices: &[Choice], filter: &Filter<'_>) -> Vec<State> {
+    let mut all: Vec<State> = Vec::with_capacity(states.len() * choices.len());
+    for (choice, extension) in choices.iter().enumerate() {
+        all.extend(states.iter().enumerate().map(|(parent, state)| State {
+            totals: state.totals + extension.totals,
+            step: Step { parent: parent as u32, choice: choice as u16 },
+        }));
+    }
+    all.retain(|state| filter.can_keep_to_limits(&state.totals));
+    all.sort_by(|a, b| {
+        let (a, b) = (&a.totals, &b.totals);
+        a.sensitivity_nats.total_cmp(&b.sensitivity_nats).then(a.energy_j.total_cmp(&b.energy_j))
+    });
     let mut kept: Vec<(State, (f64, f64))> = Vec::new();
-    for state in states {
+    for state in all {
         let clipped = filter.clipped(&state.totals);
         let is_dominated = kept.iter().any(|(other, other_clipped)| {
             other.totals.energy_j <= state.totals.energy_j

@@ -5,7 +5,7 @@
 //! quantized and are in no group; tables of positions and token types are never narrowed below 16 bits. All of this
 //! follows from the steps of the model; no name is looked at.
 
-use joulewise_engine::{Format, IndexInput, ModelGraph, ModuleId, ModuleKind, Op, Strategy, ValueId, WeightId};
+use joulewise_engine::{IndexInput, ModelGraph, ModuleId, ModuleKind, Op, Strategy, ValueId, WeightId};
 
 /// Weights that are decided on together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,18 +99,13 @@ impl Group {
 
     /// Whether a strategy may be given to it at all.
     pub fn may_be(&self, strategy: Strategy) -> bool {
-        !self.is_wide || bits(strategy.precision().weight) >= 16.0
+        !self.is_wide || strategy.precision().weight.spec().code_bits >= 16
     }
 
     /// Whether one of its steps is among the modules of `module`.
     pub fn has(&self, module: ModuleId) -> bool {
         self.modules.contains(&module)
     }
-}
-
-/// Storage of a weight without its share of scales.
-fn bits(format: Format) -> f64 {
-    format.spec().bits_per_weight.floor()
 }
 
 /// Several paths as one name: what they share, and in braces what they do not.
@@ -121,7 +116,7 @@ fn joined(paths: &[String]) -> String {
     }
     let parent = |path: &str| path.rfind('.').map_or(0, |dot| dot + 1);
     let shared = parent(first);
-    if rest.iter().any(|path| parent(path) != shared || path[..shared] != first[..shared]) {
+    if shared == 0 || rest.iter().any(|path| parent(path) != shared || path[..shared] != first[..shared]) {
         return paths.join(" + ");
     }
     let last: Vec<&[u8]> = paths.iter().map(|path| &path.as_bytes()[shared..]).collect();

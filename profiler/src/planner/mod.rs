@@ -6,6 +6,12 @@
 //! result, which a person can edit.
 
 pub mod bound;
+pub mod divergence;
+pub mod estimate;
 pub mod front;
+pub mod group;
+pub mod journal;
+pub mod probe;
 pub mod problem;
 pub mod reason;
+pub mod sensitivity;

@@ -39,15 +39,13 @@ impl Reason {
 
     fn of(choices: &[Choice], chosen: usize) -> Reason {
         let own = choices[chosen].totals;
-        let others = choices.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, choice)| {
-            Alternative {
+        let others =
+            choices.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, choice)| Alternative {
                 strategy: choice.strategy,
                 energy_change_j: choice.totals.energy_j - own.energy_j,
                 sensitivity_change_nats: choice.totals.sensitivity_nats - own.sensitivity_nats,
-            }
-        });
-        let by_rate =
-            |a: &Alternative, b: &Alternative| a.rate_j_per_nat().total_cmp(&b.rate_j_per_nat());
+            });
+        let by_rate = |a: &Alternative, b: &Alternative| a.rate_j_per_nat().total_cmp(&b.rate_j_per_nat());
         Reason {
             cheaper: others
                 .clone()

@@ -3,7 +3,7 @@
 //! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens before anything
 //! is measured; [`Task::evaluate`] then only runs the model and scores what comes out.
 
-mod sst2;
+pub(crate) mod sst2;
 mod stsb;
 mod wikitext2;
 
@@ -136,7 +136,7 @@ fn say(kind: OutputKind) -> &'static str {
 }
 
 /// Token ids of text number `index`, cut to the context; the last token (a separator, in encoders) is kept.
-fn encode_cut(encode: &dyn Encode, index: usize, text: &str, context: usize) -> Result<Vec<u32>> {
+pub(crate) fn encode_cut(encode: &dyn Encode, index: usize, text: &str, context: usize) -> Result<Vec<u32>> {
     let mut ids = encode.encode(text).map_err(|source| ProfilerError::Encode { index, source })?;
     if ids.len() > context
         && let Some(last) = ids.pop()
@@ -148,7 +148,7 @@ fn encode_cut(encode: &dyn Encode, index: usize, text: &str, context: usize) -> 
 }
 
 /// Indices of the sequences in batches of at most `size`, sequences of like length together, so that little is padding.
-fn batches_by_length(sequences: &[Vec<u32>], size: usize) -> Vec<Vec<usize>> {
+pub(crate) fn batches_by_length(sequences: &[Vec<u32>], size: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|index| sequences[*index].len());
     order.chunks(size).map(<[usize]>::to_vec).collect()

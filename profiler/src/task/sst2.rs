@@ -41,7 +41,7 @@ fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn W
 }
 
 /// Sentences and labels of a file with the columns `sentence` and `label`, separated by tabs.
-fn read(path: &Path) -> Result<Vec<(String, u32)>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<(String, u32)>> {
     let expected = "a header with the columns `sentence` and `label`, then one sentence per line";
     let malformed = |line: u64, got: &str| ProfilerError::Malformed {
         path: path.to_owned(),
