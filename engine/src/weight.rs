@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use joulewise_kernels::format::Format;
+use joulewise_kernels::format::{EncodedMatrix, Format};
 
 use crate::error::{EngineError, Result};
 use crate::module::ModuleId;
@@ -78,7 +78,7 @@ pub struct WeightSpec {
 pub struct TensorInfo {
     /// Shape in the file.
     pub shape: Vec<usize>,
-    /// Number format in the file.
+    /// Number format in the file; where the engine has none like it, the one that holds every value without loss.
     pub format: Format,
 }
 
@@ -94,6 +94,13 @@ pub trait WeightSource: Sync {
     /// # Errors
     /// [`EngineError::MissingTensor`], or [`EngineError::WeightSource`] with the source's own error.
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
+
+    /// A matrix as it is stored, codes and scales, where [`TensorInfo::format`] is a format with scales; `None` where it
+    /// is not. Its rows are those of the file.
+    fn encoded(&self, name: &str) -> Option<Result<EncodedMatrix>> {
+        let _ = name;
+        None
+    }
 }
 
 /// Reads logical rows of one weight, undoing the checkpoint's layout.
@@ -130,6 +137,28 @@ impl<'a> WeightReader<'a> {
         Ok(WeightReader { source, spec, rearranged })
     }
 
+    /// The whole weight as it is stored, where that is in `format`, a format with scales; no value is rounded again.
+    ///
+    /// # Errors
+    /// The source's own.
+    pub fn encoded(&self, format: Format) -> Result<Option<EncodedMatrix>> {
+        let is_stored = self.source.info(&self.spec.name).is_some_and(|info| info.format == format);
+        if format.is_float() || !is_stored || self.rearranged.is_some() {
+            return Ok(None);
+        }
+        let encoded = self.source.encoded(&self.spec.name).transpose()?;
+        match (encoded, self.spec.layout) {
+            (Some(stored), WeightLayout::HeadInterleaved { heads }) => {
+                let rows = || (0..stored.n).map(|row| stored_row(row, stored.n, heads));
+                let data = rows().flat_map(|row| stored.row_codes(row)).copied().collect();
+                let scales = rows().flat_map(|row| stored.row_scales(row)).copied().collect();
+                let EncodedMatrix { n, k, block_len, tensor_scale, .. } = stored;
+                Ok(Some(EncodedMatrix::from_parts(format, (n, k), block_len, data, scales, tensor_scale)?))
+            }
+            (encoded, _) => Ok(encoded),
+        }
+    }
+
     /// Logical rows `rows` (elements, for a vector) in row-major order.
     ///
     /// # Errors
@@ -145,12 +174,8 @@ impl<'a> WeightReader<'a> {
         }
         match self.spec.layout {
             WeightLayout::HeadInterleaved { heads } => {
-                let head_dim = n / (3 * heads);
                 for (row, out) in rows.zip(out.chunks_exact_mut(k)) {
-                    let (part, head, dim) =
-                        (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
-                    let stored = (head * 3 + part) * head_dim + dim;
-                    self.source.read(&self.spec.name, stored * k, out)?;
+                    self.source.read(&self.spec.name, stored_row(row, n, heads) * k, out)?;
                 }
                 Ok(())
             }
@@ -159,6 +184,13 @@ impl<'a> WeightReader<'a> {
             }
         }
     }
+}
+
+/// Where a fused tensor of `n` rows, ordered head by head, has the row that is `row` with all queries first.
+fn stored_row(row: usize, n: usize, heads: usize) -> usize {
+    let head_dim = n / (3 * heads);
+    let (part, head, dim) = (row / (heads * head_dim), row / head_dim % heads, row % head_dim);
+    (head * 3 + part) * head_dim + dim
 }
 
 /// `[rows, cols]` to `[cols, rows]`, in tiles that stay in the first-level cache.
@@ -218,6 +250,45 @@ mod tests {
         let layout = WeightLayout::HeadInterleaved { heads: 2 };
         let got = rows(WeightShape::Matrix { n: 12, k: 1 }, layout, &[12, 1]).unwrap();
         assert_eq!(got, [0., 1., 6., 7., 2., 3., 8., 9., 4., 5., 10., 11.]);
+    }
+
+    /// A source of one int8 tensor whose row `i` consists of `i`.
+    struct Stored {
+        n: usize,
+    }
+    impl WeightSource for Stored {
+        fn info(&self, _: &str) -> Option<TensorInfo> {
+            Some(TensorInfo { shape: vec![self.n, 2], format: Format::Int8 })
+        }
+        fn read(&self, _: &str, _: usize, _: &mut [f32]) -> Result<()> {
+            Err(EngineError::MissingTensor("not to be read".into()))
+        }
+        fn encoded(&self, _: &str) -> Option<Result<EncodedMatrix>> {
+            let data = (0..self.n).flat_map(|row| [row as u8; 2]).collect();
+            let scales = (0..self.n).flat_map(|row| (row as f32).to_le_bytes()).collect();
+            let shape = (self.n, 2);
+            Some(EncodedMatrix::from_parts(Format::Int8, shape, 2, data, scales, 1.0).map_err(Into::into))
+        }
+    }
+
+    #[test]
+    fn stored_codes_are_taken_as_they_are_in_the_order_of_the_engine() {
+        let stored = |layout, format| {
+            let shape = WeightShape::Matrix { n: 12, k: 2 };
+            let spec = WeightSpec { name: "w".into(), shape, layout, module: ModuleId::ROOT };
+            WeightReader::open(&Stored { n: 12 }, &spec).unwrap().encoded(format).unwrap()
+        };
+        let rows = |encoded: EncodedMatrix| {
+            let mut out = [0.0; 24];
+            encoded.decode(&mut out).unwrap();
+            out.iter().step_by(2).map(|square| square.sqrt()).collect::<Vec<_>>()
+        };
+        let plain = rows(stored(WeightLayout::RowMajor, Format::Int8).unwrap());
+        assert_eq!(plain, [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]);
+        let heads = rows(stored(WeightLayout::HeadInterleaved { heads: 2 }, Format::Int8).unwrap());
+        assert_eq!(heads, [0., 1., 6., 7., 2., 3., 8., 9., 4., 5., 10., 11.]);
+        assert!(stored(WeightLayout::RowMajor, Format::Int4).is_none());
+        assert!(stored(WeightLayout::RowMajor, Format::F32).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use joulewise_engine::{ModelGraph, WeightLayout, WeightSource};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Zeros};
 use crate::config::ModelConfig;
 use crate::demo::{DEMOS, Demo};
 use crate::error::{ModelError, Result};
@@ -107,7 +107,7 @@ pub fn load(spec: &ModelSpec) -> Result<LoadedModel> {
     match spec {
         ModelSpec::Directory(directory) => {
             let config = ModelConfig::load(directory)?;
-            let checkpoint = Checkpoint::open(directory)?;
+            let checkpoint = Checkpoint::open_with(directory, gptq_zeros(&config)?)?;
             let graph = families::build_for(&config, &|tensor| checkpoint.resolve(tensor).is_some())?;
             let (graph, weights) = fitted(graph, checkpoint)?;
             Ok(LoadedModel {
@@ -194,6 +194,16 @@ impl LoadedModel {
         let path = self.directory.as_ref().map(|directory| directory.join("golden.safetensors"));
         path.filter(|path| path.is_file()).map(|path| Golden::open(&path)).transpose()
     }
+}
+
+/// What the configuration of a GPTQ checkpoint says about its zero points; nothing else does.
+fn gptq_zeros(config: &ModelConfig) -> Result<Zeros> {
+    let quantization = config.optional_object("quantization_config")?;
+    let form = match &quantization {
+        Some(quantization) => quantization.optional_str("checkpoint_format")?,
+        None => None,
+    };
+    Ok(if form == Some("gptq_v2") { Zeros::AsIs } else { Zeros::MinusOne })
 }
 
 /// A graph that takes every matrix as the checkpoint stores it, and the checkpoint, which has every tensor of the graph

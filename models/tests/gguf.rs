@@ -9,9 +9,11 @@
 
 use std::path::{Path, PathBuf};
 
-use joulewise_engine::{CpuBackend, ForwardOptions, Session, SessionOptions, Strategy, TokenBatch};
+use joulewise_engine::{
+    CpuBackend, ForwardOptions, Session, SessionOptions, Strategy, TokenBatch, WeightSource,
+};
 use joulewise_models::golden::Golden;
-use joulewise_models::{Gguf, LoadedModel, ModelSpec, load};
+use joulewise_models::{Format, Gguf, LoadedModel, ModelSpec, load};
 
 fn tests(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -70,7 +72,7 @@ fn tokenizers_come_from_the_metadata() {
 fn every_block_type_decodes_as_gguf_py_does() {
     // The file is no model; its tensors are read past that.
     let checkpoint = Gguf::open_checkpoint(&tests("gguf/blocks.gguf")).unwrap();
-    let mut types = 0;
+    let (mut types, mut encodable) = (0, Vec::new());
     for name in checkpoint.names().filter(|name| !name.ends_with(".decoded")) {
         let elements = checkpoint.shape(name).unwrap().iter().product();
         let (mut got, mut expected) = (vec![0.0; elements], vec![0.0; elements]);
@@ -81,9 +83,18 @@ fn every_block_type_decodes_as_gguf_py_does() {
         let mut part = [0.0; 300];
         checkpoint.read_f32(name, 45, &mut part).unwrap();
         assert_eq!(part[..], expected[45..345], "{name}");
+        // The engine's own form, where it has one.
+        if let Some(encoded) = checkpoint.encoded(name) {
+            let encoded = encoded.unwrap();
+            assert_eq!(checkpoint.info(name).unwrap().format, encoded.format);
+            encoded.decode(&mut got).unwrap();
+            assert_eq!(got, expected, "{name}");
+            encodable.push(encoded.format);
+        }
         types += 1;
     }
-    assert_eq!(types, 9);
+    encodable.sort();
+    assert_eq!((types, &encodable[..]), (9, &[Format::Int4, Format::Mxfp4][..]));
 }
 
 /// A model in llama2.c's form: a header of seven i32, then f32 tensors; tokens in a file of their own, each with its

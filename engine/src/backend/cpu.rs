@@ -104,7 +104,10 @@ impl CpuWeight {
         let mut reader = WeightReader::open(source, spec)?;
         match spec.shape {
             WeightShape::Matrix { n, k } => {
-                let packed = kernels.pack(format, n, k, &mut |rows, out| reader.read_rows(rows, out))?;
+                let packed = match reader.encoded(format)? {
+                    Some(encoded) => kernels.pack_encoded(&encoded)?,
+                    None => kernels.pack(format, n, k, &mut |rows, out| reader.read_rows(rows, out))?,
+                };
                 Ok(CpuWeight::Matrix(packed))
             }
             WeightShape::Vector { n } => {

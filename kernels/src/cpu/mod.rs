@@ -28,7 +28,7 @@ use crate::args::{
     SelectRows,
 };
 use crate::error::Result;
-use crate::format::Format;
+use crate::format::{EncodedMatrix, Format};
 use op_table::OpTable;
 pub use packed::{PackedMatrix, ReadRows};
 pub use thread_pool::ThreadPool;
@@ -128,6 +128,15 @@ impl CpuKernels {
         read_rows: &mut ReadRows<'_, E>,
     ) -> std::result::Result<PackedMatrix, E> {
         PackedMatrix::pack(format, n, k, self.table.panel_width, read_rows)
+    }
+
+    /// Packs weights that are in a storage format already, without rounding them again.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Shape`](crate::KernelError::Shape) when blocks of 4-bit codes are not a multiple of 8 long.
+    pub fn pack_encoded(&self, encoded: &EncodedMatrix) -> Result<PackedMatrix> {
+        PackedMatrix::pack_encoded(encoded, self.table.panel_width)
     }
 
     /// `y = x w^T + bias`.

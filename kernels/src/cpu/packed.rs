@@ -35,14 +35,6 @@ impl PackedMatrix {
         panel_width: usize,
         read_rows: &mut ReadRows<'_, E>,
     ) -> std::result::Result<Self, E> {
-        let element = Element::from(format);
-        // Sizes beyond the address space saturate, and the allocation below refuses them.
-        let panel_size = panel_width.saturating_mul(k).saturating_mul(element.size());
-        let size = n.div_ceil(panel_width).saturating_mul(panel_size);
-        let mut packed = Self { format, element, n, k, panel_width, storage: Storage::zeroed(size) };
-        if size == 0 {
-            return Ok(packed);
-        }
         let mut amax = 0.0;
         if format.has_tensor_scale() {
             let mut row = vec![0.0; k];
@@ -50,6 +42,38 @@ impl PackedMatrix {
                 read_rows(r..r + 1, &mut row)?;
                 amax = largest(&row).max(amax);
             }
+        }
+        Self::pack_as_read(format, n, k, panel_width, &mut |range, rows| {
+            read_rows(range, rows)?;
+            if !format.is_float() {
+                round(format, amax, k, rows);
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn pack_encoded(encoded: &EncodedMatrix, panel_width: usize) -> Result<Self> {
+        let EncodedMatrix { format, n, k, .. } = *encoded;
+        Self::pack_as_read(format, n, k, panel_width, &mut |range, rows| {
+            range.zip(rows.chunks_exact_mut(k.max(1))).try_for_each(|(row, out)| encoded.decode_row(row, out))
+        })
+    }
+
+    /// Packs rows that hold numbers of the format already.
+    fn pack_as_read<E>(
+        format: Format,
+        n: usize,
+        k: usize,
+        panel_width: usize,
+        read_rows: &mut ReadRows<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let element = Element::from(format);
+        // Sizes beyond the address space saturate, and the allocation below refuses them.
+        let panel_size = panel_width.saturating_mul(k).saturating_mul(element.size());
+        let size = n.div_ceil(panel_width).saturating_mul(panel_size);
+        let mut packed = Self { format, element, n, k, panel_width, storage: Storage::zeroed(size) };
+        if size == 0 {
+            return Ok(packed);
         }
         let mut rows = vec![0.0; panel_width * k];
         let mut panel = vec![0.0; panel_width * k];
@@ -59,9 +83,6 @@ impl PackedMatrix {
             let range = p * panel_width..n.min((p + 1) * panel_width);
             let valid = range.len();
             read_rows(range, &mut rows[..valid * k])?;
-            if !format.is_float() {
-                round(format, amax, k, &mut rows[..valid * k]);
-            }
             rows[valid * k..].fill(0.0);
             interleave(&rows, &mut panel, panel_width, k);
             element.format().narrow(&panel, bytes);

@@ -6,6 +6,7 @@
 //! norms of BERT, `embed_out` for the head of GPT-NeoX. [`Checkpoint::resolve`] is the one place that knows.
 
 mod bytes;
+mod quantized;
 mod safetensors;
 mod tensor;
 
@@ -17,13 +18,15 @@ use std::sync::Arc;
 use joulewise_engine::{
     EngineError, Format, TensorInfo, WeightLayout, WeightShape, WeightSource, WeightSpec,
 };
+use joulewise_kernels::format::EncodedMatrix;
 use serde::Deserialize;
 
 use crate::error::{ModelError, Result};
 use crate::file;
 
 pub(crate) use bytes::{Bytes, Slice};
-use tensor::Plain;
+pub(crate) use quantized::Zeros;
+use quantized::{Part, Parts};
 pub(crate) use tensor::{Storage, Tensor, read_by_rows};
 
 /// The tensors of one model.
@@ -54,13 +57,18 @@ impl Checkpoint {
     /// # Errors
     /// When there is none, when it is in another format, or when a file is damaged.
     pub fn open(directory: &Path) -> Result<Self> {
+        Self::open_with(directory, Zeros::default())
+    }
+
+    /// [`Checkpoint::open`], where GPTQ's zero points may be stored as they are.
+    pub(crate) fn open_with(directory: &Path, gptq_zeros: Zeros) -> Result<Self> {
         let single = directory.join("model.safetensors");
         if single.is_file() {
-            return Self::open_file(&single);
+            return Self::from_file(&single.display().to_string(), Bytes::map(&single)?, gptq_zeros);
         }
         let index = directory.join("model.safetensors.index.json");
         if index.is_file() {
-            return Self::open_shards(directory, &index);
+            return Self::open_shards(directory, &index, gptq_zeros);
         }
         Err(ModelError::MissingFile {
             directory: directory.to_owned(),
@@ -74,7 +82,7 @@ impl Checkpoint {
     /// # Errors
     /// When it cannot be read or is damaged.
     pub fn open_file(path: &Path) -> Result<Self> {
-        Self::from_shards(path.display().to_string(), vec![(path.display().to_string(), Bytes::map(path)?)])
+        Self::from_file(&path.display().to_string(), Bytes::map(path)?, Zeros::default())
     }
 
     /// A checkpoint that is part of the program; `origin` names it in errors.
@@ -82,7 +90,7 @@ impl Checkpoint {
     /// # Errors
     /// When it is damaged.
     pub fn embedded(origin: &str, bytes: &'static [u8]) -> Result<Self> {
-        Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Embedded(bytes))])
+        Self::from_file(origin, Bytes::Embedded(bytes), Zeros::default())
     }
 
     /// A checkpoint that is in memory; `origin` names it in errors.
@@ -90,10 +98,10 @@ impl Checkpoint {
     /// # Errors
     /// When it is damaged.
     pub fn from_bytes(origin: &str, bytes: Vec<u8>) -> Result<Self> {
-        Self::from_shards(origin.to_owned(), vec![(origin.to_owned(), Bytes::Owned(bytes))])
+        Self::from_file(origin, Bytes::Owned(bytes), Zeros::default())
     }
 
-    fn open_shards(directory: &Path, index: &Path) -> Result<Self> {
+    fn open_shards(directory: &Path, index: &Path, gptq_zeros: Zeros) -> Result<Self> {
         let origin = index.display().to_string();
         let ShardIndex { weight_map } = serde_json::from_slice(&file::read(index)?)
             .map_err(|source| ModelError::Json { origin: origin.clone(), source })?;
@@ -113,25 +121,19 @@ impl Checkpoint {
             }
             shards.push((path.display().to_string(), Bytes::map(&path)?));
         }
-        let checkpoint = Self::from_shards(origin.clone(), shards)?;
-        match weight_map.keys().filter(|name| !checkpoint.tensors.contains_key(*name)).min() {
+        let parts = read_parts(shards)?;
+        match weight_map.keys().filter(|name| !parts.contains_key(*name)).min() {
             Some(name) => Err(mismatch(format!("no shard holds tensor `{name}`"))),
-            None => Ok(checkpoint),
+            None => Self::from_parts(&origin, parts, gptq_zeros),
         }
     }
 
-    fn from_shards(origin: String, files: Vec<(String, Bytes)>) -> Result<Self> {
-        let mut tensors = Vec::new();
-        for (shard_origin, bytes) in files {
-            let file = Arc::new(bytes);
-            for (name, entry) in safetensors::parse_header(&shard_origin, &file)? {
-                // `parse_header` has compared the range with the file.
-                let Some(bytes) = Slice::new(&file, entry.start..entry.end) else { continue };
-                let storage = Box::new(Plain { dtype: entry.dtype, bytes });
-                tensors.push((name, Tensor { shape: entry.shape, storage }));
-            }
-        }
-        Self::from_tensors(&origin, tensors)
+    fn from_file(origin: &str, bytes: Bytes, gptq_zeros: Zeros) -> Result<Self> {
+        Self::from_parts(origin, read_parts(vec![(origin.to_owned(), bytes)])?, gptq_zeros)
+    }
+
+    fn from_parts(origin: &str, parts: Parts, gptq_zeros: Zeros) -> Result<Self> {
+        Self::from_tensors(origin, quantized::assemble(origin, parts, gptq_zeros)?)
     }
 
     /// A checkpoint of tensors from wherever they came; `origin` names it in errors.
@@ -240,12 +242,45 @@ impl Checkpoint {
     }
 }
 
+/// Every tensor of some files.
+fn read_parts(files: Vec<(String, Bytes)>) -> Result<Parts> {
+    let mut parts = Parts::new();
+    for (origin, bytes) in files {
+        let file = Arc::new(bytes);
+        for (name, entry) in safetensors::parse_header(&origin, &file)? {
+            // `parse_header` has compared the range with the file.
+            let Some(bytes) = Slice::new(&file, entry.start..entry.end) else { continue };
+            if parts.contains_key(&name) {
+                return Err(ModelError::TwiceTensor { origin, name });
+            }
+            parts.insert(name, Part { dtype: entry.dtype, shape: entry.shape, bytes });
+        }
+    }
+    Ok(parts)
+}
+
 impl WeightSource for Checkpoint {
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let tensor = self.find(name).ok()?;
         // Other numbers count as f32 here; reading them is what fails, and says so.
         let format = tensor.storage.format().unwrap_or(Format::F32);
         Some(TensorInfo { shape: tensor.shape.clone(), format })
+    }
+
+    fn encoded(&self, name: &str) -> Option<std::result::Result<EncodedMatrix, EngineError>> {
+        let encoded = self.find(name).ok()?.storage.encoded()?;
+        let damaged = |row| {
+            let problem = format!("row {row} decodes to a value that is not finite");
+            ModelError::TensorValues { name: name.to_owned(), problem }.into_engine(name)
+        };
+        let mut values = vec![0.0; encoded.k];
+        let mut is_sound = |row: &usize| {
+            encoded.decode_row(*row, &mut values).is_ok() && values.iter().all(|value| value.is_finite())
+        };
+        Some(match (0..encoded.n).find(|row| !is_sound(row)) {
+            Some(row) => Err(damaged(row)),
+            None => Ok(encoded),
+        })
     }
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
@@ -266,7 +301,7 @@ pub(crate) fn stored_shape(weight: &WeightSpec) -> Vec<usize> {
 fn real_format(name: &str, tensor: &Tensor) -> Result<Format> {
     tensor.storage.format().ok_or_else(|| ModelError::TensorDtype {
         name: name.to_owned(),
-        expected: "F32, F16 or BF16",
+        expected: "a float format or a quantized layout that is read",
         got: tensor.storage.name(),
     })
 }
@@ -380,7 +415,10 @@ mod tests {
         let checkpoint = Checkpoint::from_bytes("x", bytes).unwrap();
         assert_eq!(checkpoint.read_integers("ids").unwrap(), [1, -1]);
         let error = checkpoint.read_f32("f8", 0, &mut [0.0]).unwrap_err().to_string();
-        assert_eq!(error, "tensor `f8` is stored as F8_E4M3, expected F32, F16 or BF16");
+        assert_eq!(
+            error,
+            "tensor `f8` is stored as F8_E4M3, expected a float format or a quantized layout that is read"
+        );
         assert!(checkpoint.read_integers("f8").is_err());
         assert!(WeightSource::read(&checkpoint, "f8", 0, &mut [0.0]).is_err());
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use joulewise_engine::Format;
-use joulewise_kernels::format::bytes_to_f32;
+use joulewise_kernels::format::{EncodedMatrix, bytes_to_f32};
 use safetensors::Dtype;
 
 use super::bytes::Slice;
@@ -29,6 +29,12 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with the numbers there.
     fn read(&self, start: usize, out: &mut [f32]) -> Result<(), String>;
+
+    /// The matrix in the engine's own form, codes and scales as they are stored; `None` where [`Storage::format`] is a
+    /// float format.
+    fn encoded(&self) -> Option<EncodedMatrix> {
+        None
+    }
 
     /// All elements of a tensor of integers.
     fn integers(&self) -> Option<Vec<i64>> {

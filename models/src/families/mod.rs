@@ -120,11 +120,6 @@ pub fn build(config: &ModelConfig) -> Result<ModelGraph> {
 /// [`build`] for a checkpoint that `has` certain tensors: they tell which head a configuration without
 /// `architectures` means.
 pub(crate) fn build_for(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<ModelGraph> {
-    if let Some(quantization) = config.optional_object("quantization_config")? {
-        let method = quantization.optional_str("quant_method")?.unwrap_or("unnamed").to_owned();
-        let reason = "only checkpoints in f32, f16 or bf16 are read";
-        return Err(config.unsupported("quantization_config", method, reason));
-    }
     let (family, head) = find(config, has)?;
     (family.build)(config, head)
 }
@@ -252,10 +247,6 @@ mod tests {
     #[test]
     fn what_would_compute_something_else_is_refused() {
         let cases = [
-            (
-                r#"{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}"#,
-                "`quantization_config` = awq",
-            ),
             (r#"{"model_type": "gpt2", "add_cross_attention": true}"#, "`add_cross_attention` = true"),
             (
                 r#"{"model_type": "bloom", "slow_but_exact": true, "pretraining_tp": 4}"#,

@@ -4,6 +4,7 @@
 //! the order that ggml has, so decoded values agree with it bit by bit.
 
 use half::{bf16, f16};
+use joulewise_engine::Format;
 
 /// A row of the table.
 pub(super) struct BlockType {
@@ -15,9 +16,16 @@ pub(super) struct BlockType {
     pub(super) elements: usize,
     /// Bytes of a block.
     pub(super) bytes: usize,
+    /// The engine's format that holds every value without loss.
+    pub(super) format: Format,
     /// Decodes one block: `bytes` to `elements`.
-    pub(super) decode: fn(&[u8], &mut [f32]),
+    decode: fn(&[u8], &mut [f32]),
+    /// Where `format` has scales: appends the codes and the scale of one block as the engine has them.
+    pub(super) split: Option<Split>,
 }
+
+/// Appends codes and scale of a block.
+type Split = fn(block: &[u8], codes: &mut Vec<u8>, scales: &mut Vec<u8>);
 
 impl std::fmt::Debug for BlockType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,28 +34,28 @@ impl std::fmt::Debug for BlockType {
 }
 
 const fn row(
-    kind: u32,
-    name: &'static str,
-    elements: usize,
-    bytes: usize,
+    (kind, name): (u32, &'static str),
+    (elements, bytes): (usize, usize),
+    format: Format,
     decode: fn(&[u8], &mut [f32]),
+    split: Option<Split>,
 ) -> BlockType {
-    BlockType { kind, name, elements, bytes, decode }
+    BlockType { kind, name, elements, bytes, format, decode, split }
 }
 
 static TYPES: &[BlockType] = &[
-    row(0, "F32", 1, 4, |bytes, out| out[0] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
-    row(1, "F16", 1, 2, |bytes, out| out[0] = half(bytes)),
-    row(30, "BF16", 1, 2, |bytes, out| out[0] = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()),
-    row(8, "Q8_0", 32, 34, q8_0),
-    row(2, "Q4_0", 32, 18, q4_0),
-    row(3, "Q4_1", 32, 20, q4_1),
-    row(6, "Q5_0", 32, 22, q5_0),
-    row(7, "Q5_1", 32, 24, q5_1),
-    row(12, "Q4_K", 256, 144, q4_k),
-    row(13, "Q5_K", 256, 176, q5_k),
-    row(14, "Q6_K", 256, 210, q6_k),
-    row(39, "MXFP4", 32, 17, mxfp4),
+    row((0, "F32"), (1, 4), Format::F32, |bytes, out| out[0] = single(bytes), None),
+    row((1, "F16"), (1, 2), Format::F16, |bytes, out| out[0] = half(bytes), None),
+    row((30, "BF16"), (1, 2), Format::Bf16, |bytes, out| out[0] = brain(bytes), None),
+    row((8, "Q8_0"), (32, 34), Format::F32, q8_0, None),
+    row((2, "Q4_0"), (32, 18), Format::Int4, q4_0, Some(split_q4_0)),
+    row((3, "Q4_1"), (32, 20), Format::F32, q4_1, None),
+    row((6, "Q5_0"), (32, 22), Format::F32, q5_0, None),
+    row((7, "Q5_1"), (32, 24), Format::F32, q5_1, None),
+    row((12, "Q4_K"), (256, 144), Format::F32, q4_k, None),
+    row((13, "Q5_K"), (256, 176), Format::F32, q5_k, None),
+    row((14, "Q6_K"), (256, 210), Format::F32, q6_k, None),
+    row((39, "MXFP4"), (32, 17), Format::Mxfp4, mxfp4, Some(split_mxfp4)),
 ];
 
 /// Types that are not read, for the error message.
@@ -93,6 +101,14 @@ impl BlockType {
             (self.decode)(block, out);
         }
     }
+}
+
+fn single(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn brain(bytes: &[u8]) -> f32 {
+    bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
 /// The f16 at the start of `bytes`.
@@ -212,4 +228,21 @@ fn mxfp4(block: &[u8], out: &mut [f32]) {
         exponent => f32::from_bits((exponent - 1) << 23),
     };
     nibbles(&block[1..], |i, code| out[i] = half_scale * DOUBLED_E2M1[usize::from(code)]);
+}
+
+/// 4-bit codes from the order of halves of a block to that of neighbours, the first in the low nibble.
+fn in_pairs(halves: &[u8], flip: u8, codes: &mut Vec<u8>) {
+    let code = |i: usize| halves[i % 16] >> (i / 16 * 4) & 15 ^ flip;
+    codes.extend((0..16).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
+}
+
+/// From 0 for -8 to two's complement.
+fn split_q4_0(block: &[u8], codes: &mut Vec<u8>, scales: &mut Vec<u8>) {
+    scales.extend(&block[..2]);
+    in_pairs(&block[2..], 8, codes);
+}
+
+fn split_mxfp4(block: &[u8], codes: &mut Vec<u8>, scales: &mut Vec<u8>) {
+    scales.push(block[0]);
+    in_pairs(&block[1..], 0, codes);
 }

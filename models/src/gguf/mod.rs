@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use joulewise_engine::Format;
+use joulewise_kernels::format::EncodedMatrix;
 
 use crate::checkpoint::{Bytes, Checkpoint, Slice, Storage, Tensor, read_by_rows};
 use crate::config::ModelConfig;
@@ -119,11 +120,7 @@ impl Storage for Blocks {
     }
 
     fn format(&self) -> Option<Format> {
-        match self.block.name {
-            "F16" => Some(Format::F16),
-            "BF16" => Some(Format::Bf16),
-            _ => Some(Format::F32),
-        }
+        Some(self.block.format)
     }
 
     fn read(&self, start: usize, out: &mut [f32]) -> Result<(), String> {
@@ -137,8 +134,29 @@ impl Storage for Blocks {
         })
     }
 
+    fn encoded(&self) -> Option<EncodedMatrix> {
+        let split = self.block.split?;
+        let (blocks_per_row, rows) = (self.cols / self.block.elements, self.row_count());
+        let row_bytes = blocks_per_row * self.block.bytes;
+        let (mut data, mut scales) = (Vec::new(), Vec::new());
+        for row in 0..rows {
+            let stored = self.rows.as_ref().map_or(row, |order| order.stored(row));
+            for block in self.bytes[stored * row_bytes..][..row_bytes].chunks_exact(self.block.bytes) {
+                split(block, &mut data, &mut scales);
+            }
+        }
+        let shape = (rows, self.cols);
+        EncodedMatrix::from_parts(self.block.format, shape, self.block.elements, data, scales, 1.0).ok()
+    }
+
     fn is_always_out_by_in(&self) -> bool {
         true
+    }
+}
+
+impl Blocks {
+    fn row_count(&self) -> usize {
+        self.bytes.len() / (self.cols / self.block.elements * self.block.bytes).max(1)
     }
 }
 
