@@ -7,15 +7,16 @@
 //! The instruction set is chosen at run time; holding a `CpuKernels` proves that the processor has it.
 
 mod check;
-mod element;
 mod op_table;
 mod ops;
 mod output;
 mod packed;
+mod quantize;
 mod scalar;
 mod scratch;
 mod storage;
 mod thread_pool;
+mod unit;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -43,11 +44,15 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and DQ.
     Avx512,
+    /// The same with VNNI.
+    Avx512Vnni,
+    /// The same with tiles of integers and of bf16.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, slowest first, available here or not.
-    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
     /// The name, such as `avx512`.
     pub fn name(self) -> &'static str {
@@ -55,6 +60,8 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -227,7 +234,11 @@ fn table(isa: Isa) -> Option<&'static OpTable> {
         Isa::Avx2 => x86_64::avx2::is_available().then_some(&x86_64::avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86_64::avx512::is_available().then_some(&x86_64::avx512::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => x86_64::avx512::has_vnni().then_some(&x86_64::avx512::VNNI_TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => x86_64::amx::is_available().then_some(&x86_64::amx::TABLE),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => None,
     }
 }

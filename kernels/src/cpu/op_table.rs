@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::args::{ActivationKind, NormKind};
+use crate::args::{ActivationKind, InputRounding, NormKind};
 use crate::cpu::Isa;
-use crate::cpu::element::Element;
+use crate::cpu::packed::{BlockScales, Scales};
+use crate::format::Codes;
 
 /// Products are summed in blocks of this many terms, and the blocks' sums in order.
 ///
@@ -25,9 +26,13 @@ pub(super) struct OpTable {
     pub(super) panel_width: usize,
     /// Most rows of `x` that `multiply_panel` takes at once.
     pub(super) panel_rows: usize,
+    /// Rows up to which `multiply_panel` also takes [`PANELS`] consecutive panels at once.
+    pub(super) few_rows: usize,
     pub(super) multiply_panel: unsafe fn(&PanelProduct),
-    /// Widens weights to `out`; `bytes` holds exactly `out.len()` of them.
-    pub(super) widen: unsafe fn(Element, bytes: &[u8], out: &mut [f32]),
+    /// Widens the units of a panel to `out [terms, panel_width]`, without scales; `codes` holds exactly so many.
+    pub(super) widen: unsafe fn(Codes, codes: &[u8], out: &mut [f32]),
+    /// Products of integers.
+    pub(super) integer: IntegerKernels,
     /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
     pub(super) interleave: unsafe fn(Interleave<'_>),
     pub(super) norm: unsafe fn(NormRow<'_>),
@@ -51,20 +56,31 @@ impl std::fmt::Debug for OpTable {
     }
 }
 
-/// A few rows of `x` times one panel of `w`: `y [rows, cols] (+)= x [rows, k] panel^T (+ bias)`.
+/// Panels that a product of few rows takes at once: weights that come from memory arrive faster from several places
+/// than from one, by 40 % where it was measured, because each is a sequence of its own to the hardware's prefetchers.
+pub(super) const PANELS: usize = 4;
+
+/// A few rows of `x` times one panel of `w`, or times [`PANELS`] panels: `y [rows, cols] (+)= x [rows, k] w^T (+ bias)`.
+///
+/// The codes of a block (of [`K_BLOCK`] terms, or that share a scale, whichever is shorter) are summed in order, then
+/// the sums of the blocks times their scales.
 ///
 /// # Safety
 ///
-/// For whoever computes it: `x`, `w`, `bias` and `y` are valid for the elements named below, nobody writes the
-/// former three or touches `y` meanwhile, `1 <= rows <= panel_rows` and `1 <= cols <= panel_width`.
+/// For whoever computes it: `x`, `w`, `scales`, `bias` and `y` are valid for the elements named below, nobody writes
+/// the former four or touches `y` meanwhile, `1 <= rows <= panel_rows`, and `cols` ends in the last panel.
 pub(super) struct PanelProduct {
-    /// `x [rows, k]`, in the order of `x_order`.
+    /// `x [rows, k]`, in the order of `x_order`; `k` is padded with zeros to whole units.
     pub(super) x: *const f32,
     pub(super) x_order: RowOrder,
     pub(super) rows: usize,
-    /// `k * panel_width` weights, aligned for their element.
+    /// `k` codes of `panel_width` rows, in units, aligned for them.
     pub(super) w: *const u8,
-    pub(super) element: Element,
+    pub(super) codes: Codes,
+    pub(super) scales: Scales,
+    /// Bytes from this panel's codes and scales to the next one's when [`PANELS`] are multiplied (`rows <= few_rows`
+    /// only); zero for one panel.
+    pub(super) panel_stride: usize,
     pub(super) k: usize,
     /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
     pub(super) y: *mut f32,
@@ -76,6 +92,79 @@ pub(super) struct PanelProduct {
     pub(super) accumulate: bool,
     /// Memory that is wanted soon; a kernel may fetch it meanwhile.
     pub(super) wanted: Wanted,
+}
+
+impl PanelProduct {
+    /// The end of the block that starts at term `first`.
+    #[inline(always)]
+    pub(super) fn block_end(&self, first: usize) -> usize {
+        let end = match self.scales {
+            Scales::Blocks(BlockScales { block_len, .. }) => (first / block_len + 1) * block_len,
+            _ => usize::MAX,
+        };
+        end.min(first + K_BLOCK).min(self.k)
+    }
+}
+
+/// The functions for products of integers: 8-bit weights with inputs rounded to 8 bits.
+#[derive(Clone, Copy)]
+pub(super) struct IntegerKernels {
+    /// Most rows of `x` that `multiply` takes at once.
+    pub(super) rows: usize,
+    pub(super) multiply: unsafe fn(&IntegerProduct),
+    pub(super) quantize: unsafe fn(QuantizeRow<'_>) -> QuantizedRow,
+}
+
+/// Terms that follow each other in a row of quantized inputs; see [`IntegerProduct`].
+pub(super) const INTEGER_TERMS: usize = 64;
+
+/// A few rows of integers times some panels of [`Codes::Int8`]: `y [rows, cols] = x_scale w_scale (x w^T) + bias`.
+///
+/// Sums of integers are exact, so the order of terms is free.
+///
+/// # Safety
+///
+/// For whoever computes it: the pointers are valid for the elements named below, nobody writes what they point to
+/// meanwhile but `y`, which nobody touches, `1 <= rows <= IntegerKernels::rows`, and `cols` ends in the last panel.
+pub(super) struct IntegerProduct {
+    /// `[k / 64, rows, 64]` codes, `k` padded with zeros.
+    pub(super) x: *const i8,
+    pub(super) rows: usize,
+    /// `[rows]`.
+    pub(super) x_rows: *const QuantizedRow,
+    pub(super) panels: usize,
+    /// `k` codes of `panel_width` rows, in units: of the first panel.
+    pub(super) w: *const u8,
+    /// `[panel_width]`, of the first panel.
+    pub(super) w_scales: *const f32,
+    /// Bytes from one panel's codes and scales to the next one's.
+    pub(super) panel_stride: usize,
+    /// A multiple of [`INTEGER_TERMS`].
+    pub(super) k: usize,
+    /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
+    pub(super) y: *mut f32,
+    pub(super) y_stride: usize,
+    pub(super) cols: usize,
+    /// Added at the end unless null: `cols` elements.
+    pub(super) bias: *const f32,
+}
+
+/// One row to round; see [`InputRounding`].
+pub(super) struct QuantizeRow<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) rounding: InputRounding,
+    /// The codes, in pieces of [`INTEGER_TERMS`], each the first of `piece_stride` bytes; zero behind the last term.
+    pub(super) codes: &'a mut [i8],
+    pub(super) piece_stride: usize,
+}
+
+/// What a product has to know of a rounded row.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct QuantizedRow {
+    pub(super) scale: f32,
+    /// Sum of the codes.
+    pub(super) sum: i32,
 }
 
 /// What a [`PanelProduct`] fetches into the caches on the side. Addresses are hints: they need not be valid.

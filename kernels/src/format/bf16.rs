@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind};
 
 /// Rounding to nearest with 8 significant bits moves a normal value `w` by at most `2^-8 |w|`, so every squared
 /// error is at most `2^-16 w^2`, and so is their sum against the sum of `w^2`.
@@ -12,6 +12,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Bf16,
     name: "bf16",
     code_bits: 16,
+    codes: Codes::Bf16,
     block: Block::Element,
     scale: ScaleKind::None,
     nmse_bound: NMSE_BOUND,

@@ -160,7 +160,7 @@ impl EncodedMatrix {
         self.k.div_ceil(self.block_len.max(1))
     }
 
-    fn code_bytes(&self) -> usize {
+    pub(crate) fn code_bytes(&self) -> usize {
         let spec = self.format.spec();
         let padded = match spec.block {
             super::Block::Weights(_) => self.blocks() * self.block_len,
@@ -169,11 +169,11 @@ impl EncodedMatrix {
         (padded * spec.code_bits).div_ceil(8)
     }
 
-    fn scale_bytes(&self) -> usize {
+    pub(crate) fn scale_bytes(&self) -> usize {
         self.blocks() * self.format.spec().scale.size_bytes()
     }
 
-    fn layout(&self) -> RowLayout {
+    pub(crate) fn layout(&self) -> RowLayout {
         RowLayout { block_len: self.block_len, tensor_scale: self.tensor_scale }
     }
 }

@@ -3,7 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind};
 
 /// Rounding to nearest with 11 significant bits moves a normal value `w` by at most `2^-11 |w|`, so every squared
 /// error is at most `2^-22 w^2`, and so is their sum against the sum of `w^2`.
@@ -13,6 +13,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::F16,
     name: "f16",
     code_bits: 16,
+    codes: Codes::F16,
     block: Block::Element,
     scale: ScaleKind::None,
     nmse_bound: NMSE_BOUND,

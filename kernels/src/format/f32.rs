@@ -1,12 +1,13 @@
 //! `f32`: IEEE 754 single precision, the format of all activations.
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind};
 
 /// Nothing is rounded, so the error is zero.
 pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::F32,
     name: "f32",
     code_bits: 32,
+    codes: Codes::F32,
     block: Block::Element,
     scale: ScaleKind::None,
     nmse_bound: 0.0,

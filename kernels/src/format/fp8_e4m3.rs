@@ -3,7 +3,7 @@
 //! row that maps its largest magnitude to 448.
 
 use super::minifloat::{decode_magnitude, encode_magnitude};
-use super::{Block, CREST, Format, FormatSpec, ScaleKind, row_scale};
+use super::{Block, CREST, Codes, Format, FormatSpec, ScaleKind, row_scale};
 
 /// The largest value.
 pub const MAX: f32 = 448.0;
@@ -16,6 +16,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Fp8E4m3,
     name: "fp8_e4m3",
     code_bits: 8,
+    codes: Codes::E4m3,
     block: Block::Row,
     scale: ScaleKind::F32,
     nmse_bound: NMSE_BOUND,

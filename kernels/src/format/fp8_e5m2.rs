@@ -3,7 +3,7 @@
 
 use super::fp8_e4m3::{decode_scaled, encode_scaled};
 use super::minifloat::{decode_magnitude, encode_magnitude};
-use super::{Block, CREST, Format, FormatSpec, ScaleKind};
+use super::{Block, CREST, Codes, Format, FormatSpec, ScaleKind};
 
 /// The largest finite value.
 pub const MAX: f32 = 57344.0;
@@ -16,6 +16,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Fp8E5m2,
     name: "fp8_e5m2",
     code_bits: 8,
+    codes: Codes::E5m2,
     block: Block::Row,
     scale: ScaleKind::F32,
     nmse_bound: NMSE_BOUND,

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind, e2m1, largest};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind, e2m1, largest};
 
 const BLOCK_LEN: usize = 128;
 
@@ -20,6 +20,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Int4,
     name: "int4",
     code_bits: 4,
+    codes: Codes::Table(&VALUES),
     block: Block::Weights(BLOCK_LEN),
     scale: ScaleKind::F16,
     nmse_bound: NMSE_BOUND,

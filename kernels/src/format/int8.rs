@@ -1,6 +1,6 @@
 //! `int8`: integers from -127 to 127, one `f32` scale per row (output channel), symmetric.
 
-use super::{Block, CREST, Format, FormatSpec, RowLayout, ScaleKind, row_scale};
+use super::{Block, CREST, Codes, Format, FormatSpec, RowLayout, ScaleKind, row_scale};
 
 /// The largest code; -128 is left out so that a row and its negative round alike.
 const MAX: f32 = 127.0;
@@ -12,6 +12,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Int8,
     name: "int8",
     code_bits: 8,
+    codes: Codes::Int8,
     block: Block::Row,
     scale: ScaleKind::F32,
     nmse_bound: NMSE_BOUND,

@@ -90,6 +90,23 @@ pub enum Block {
     Weights(usize),
 }
 
+/// What codes mean before scales: all that products have to know of a format, so that formats which differ in nothing
+/// else share their kernels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Codes {
+    F32,
+    F16,
+    Bf16,
+    /// Two's complement.
+    Int8,
+    /// 8-bit floats, see [`fp8_e4m3`].
+    E4m3,
+    /// 8-bit floats, see [`fp8_e5m2`].
+    E5m2,
+    /// Any 16 values, 4 bits each.
+    Table(&'static [f32; 16]),
+}
+
 /// What there is to know about a format; a row of the table.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -100,6 +117,8 @@ pub struct FormatSpec {
     pub name: &'static str,
     /// Bits of a weight's code.
     pub code_bits: usize,
+    /// What the codes mean.
+    pub(crate) codes: Codes,
     /// The weights that share a scale.
     pub block: Block,
     /// How that scale is stored.
@@ -113,16 +132,16 @@ pub struct FormatSpec {
     /// Codes and scales of one row; `codes` and `scales` are zero before.
     encode_row: fn(values: &[f32], layout: RowLayout, codes: &mut [u8], scales: &mut [u8]),
     /// The reverse.
-    decode_row: fn(codes: &[u8], scales: &[u8], layout: RowLayout, out: &mut [f32]),
+    pub(crate) decode_row: fn(codes: &[u8], scales: &[u8], layout: RowLayout, out: &mut [f32]),
 }
 
 /// What a row's codes and scales mean beyond their bytes.
 #[derive(Clone, Copy, Debug)]
-struct RowLayout {
+pub(crate) struct RowLayout {
     /// Weights that share a scale.
-    block_len: usize,
+    pub(crate) block_len: usize,
     /// The scale of the whole matrix.
-    tensor_scale: f32,
+    pub(crate) tensor_scale: f32,
 }
 
 /// Largest ratio of a row's largest weight to its root mean square for which the error bounds of the formats with one
@@ -185,12 +204,6 @@ impl Format {
     /// [`KernelError::Shape`] unless there are `n * k` values.
     pub fn encode(self, values: &[f32], n: usize, k: usize) -> Result<EncodedMatrix> {
         EncodedMatrix::encode(self, values, n, k)
-    }
-
-    /// Rounds `values` into `bytes`, which holds `values.len()` elements of a format without scales.
-    pub(crate) fn narrow(self, values: &[f32], bytes: &mut [u8]) {
-        let layout = RowLayout { block_len: 1, tensor_scale: 1.0 };
-        (self.spec().encode_row)(values, layout, bytes, &mut []);
     }
 
     /// Widens `out.len()` elements of a format without scales, whatever their alignment.
@@ -286,11 +299,12 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
     values.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)
 }
 
-/// What maps the largest magnitude of a row to `max`; 1 for a row of zeros, and at least the smallest normal number, so
-/// that dividing by it stays finite.
+/// What maps the largest magnitude of a row to `max`.
 pub(crate) fn row_scale(values: &[f32], max: f32) -> f32 {
-    match largest(values) {
-        0.0 => 1.0,
-        amax => (amax / max).max(f32::MIN_POSITIVE),
-    }
+    scale_of(largest(values), max)
+}
+
+/// What maps `amax` to `max`; 1 for zero, and at least the smallest normal number, so that dividing by it stays finite.
+pub(crate) fn scale_of(amax: f32, max: f32) -> f32 {
+    if amax == 0.0 { 1.0 } else { (amax / max).max(f32::MIN_POSITIVE) }
 }

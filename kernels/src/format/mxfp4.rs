@@ -3,7 +3,7 @@
 //! The specification leaves the choice of the scale open. Here it is the smallest one under which nothing is clipped
 //! (round to infinity, as NVIDIA's conversion instructions do); decoding is the same for every rule.
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind, e2m1, e8m0, largest};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind, e2m1, e8m0, largest};
 
 const BLOCK_LEN: usize = 32;
 
@@ -16,6 +16,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Mxfp4,
     name: "mxfp4",
     code_bits: 4,
+    codes: Codes::Table(&e2m1::VALUES),
     block: Block::Weights(BLOCK_LEN),
     scale: ScaleKind::E8m0,
     nmse_bound: NMSE_BOUND,

@@ -1,7 +1,7 @@
 //! `nf4`: 16 quantiles of the normal distribution in blocks of 64 that share an `f32` scale, the block's largest
 //! magnitude (Dettmers et al. 2023, "QLoRA", appendix E).
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind, e2m1, largest};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind, e2m1, largest};
 
 const BLOCK_LEN: usize = 64;
 
@@ -37,6 +37,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Nf4,
     name: "nf4",
     code_bits: 4,
+    codes: Codes::Table(&VALUES),
     block: Block::Weights(BLOCK_LEN),
     scale: ScaleKind::F32,
     nmse_bound: NMSE_BOUND,

@@ -2,7 +2,7 @@
 //! the matrix (NVIDIA, "Pretraining large language models with NVFP4", 2025, appendix; the order of operations is that
 //! of Model Optimizer's encoder).
 
-use super::{Block, Format, FormatSpec, RowLayout, ScaleKind, e2m1, fp8_e4m3, largest};
+use super::{Block, Codes, Format, FormatSpec, RowLayout, ScaleKind, e2m1, fp8_e4m3, largest};
 
 const BLOCK_LEN: usize = 16;
 
@@ -17,6 +17,7 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
     format: Format::Nvfp4,
     name: "nvfp4",
     code_bits: 4,
+    codes: Codes::Table(&e2m1::VALUES),
     block: Block::Weights(BLOCK_LEN),
     scale: ScaleKind::E4m3,
     nmse_bound: NMSE_BOUND,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use joulewise_kernels::args::{Embed, InputRounding, MatMul, Rows, RowsMut};
 use joulewise_kernels::cpu::{CpuKernels, PackedMatrix};
-use joulewise_kernels::format::Format;
+use joulewise_kernels::format::{Block, Format};
 use joulewise_kernels::reference;
 
 use crate::{EPSILON, Matrix, Random, assert_close, kernels};
@@ -49,8 +49,17 @@ fn multiply_rounded(
     y
 }
 
-/// The kernel sums at most 512 products in a row and then the blocks' sums; together with the product's own rounding
-/// and the bias at most `min(k, 512) + k / 512 + 4` roundings touch a term, each relative to the sum of magnitudes.
+/// The kernel sums the products of a block in a row (512 terms, or those that share a scale), and then the blocks' sums
+/// times their scales; together with the product's own rounding, three of weight and scale, and the bias at most so
+/// many roundings touch a term, each relative to the sum of magnitudes.
+fn roundings(format: Format, k: usize) -> f64 {
+    let block = match format.spec().block {
+        Block::Weights(len) => len,
+        _ => 512,
+    };
+    (k.min(block) + k / block + 8) as f64
+}
+
 fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n: usize, k: usize) {
     let what = format!("{} {format} m={m} n={n} k={k}", kernels.isa());
     let x = random.matrix(m, k);
@@ -67,7 +76,7 @@ fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n:
     let bias = (random.below(2) == 0).then_some(&bias[..]);
     let mut expected = vec![0.0; m * n];
     reference::matmul(x.view(), &rounded, bias, RowsMut { data: &mut expected, rows: m, cols: n });
-    let roundings = (k.min(512) + k / 512 + 4) as f64;
+    let roundings = roundings(format, k);
     assert_close(&what, &multiply(kernels, &x, &w, bias), &expected, |i| {
         let (r, j) = (i / n, i % n);
         let products = x.row(r).iter().zip(&rounded[j * k..]).map(|(x, w)| f64::from((x * w).abs()));
@@ -118,7 +127,7 @@ fn products_of_rounded_inputs_match() {
                     reference::matmul(view, &dense, Some(&bias), y);
                     let got = multiply_rounded(&kernels, &x, rounding, &w, Some(&bias));
                     let what = format!("{} {format} {rounding:?} m={m} n={n} k={k}", kernels.isa());
-                    let roundings = (k.min(512) + k / 512 + 4) as f64;
+                    let roundings = roundings(format, k);
                     assert_close(&what, &got, &expected, |i| {
                         let (r, j) = (i / n, i % n);
                         let products = rounded[r * k..][..k].iter().zip(&dense[j * k..]);

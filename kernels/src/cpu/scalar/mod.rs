@@ -1,5 +1,6 @@
 //! Plain Rust for every operation: what runs where nothing faster exists.
 
+mod integer;
 mod matmul;
 mod vector;
 
@@ -11,8 +12,10 @@ pub(super) static TABLE: OpTable = OpTable {
     isa: Isa::Scalar,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
+    few_rows: 0,
     multiply_panel: matmul::multiply_panel,
-    widen: |element, bytes, out| element.format().widen(bytes, out),
+    widen: matmul::widen,
+    integer: integer::KERNELS,
     interleave: matmul::interleave,
     norm,
     activate,

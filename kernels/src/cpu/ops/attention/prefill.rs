@@ -11,13 +11,14 @@ use std::ptr;
 
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::cpu::CpuKernels;
-use crate::cpu::element::Element;
 use crate::cpu::op_table::{
     Interleave, OpTable, PanelProduct, RowOrder, SCORES_STRIDE, Scores, TokenRows, Wanted,
 };
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
+use crate::cpu::packed::Scales;
 use crate::cpu::scratch::with_scratch;
+use crate::format::Codes;
 
 /// Keys of a block: their panels, keys and values, fill 128 KiB at `head_dim` 128, well within L2.
 const KEY_BLOCK: usize = SCORES_STRIDE;
@@ -203,7 +204,9 @@ impl<'a> Task<'a> {
                 x_order: RowOrder::Interleaved,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
-                element: Element::F32,
+                codes: Codes::F32,
+                scales: Scales::None,
+                panel_stride: 0,
                 k: d,
                 y: scores[panel * width..].as_mut_ptr(),
                 y_stride: KEY_BLOCK,
@@ -248,7 +251,9 @@ impl<'a> Task<'a> {
                 x_order: RowOrder::Scores,
                 rows: rows.len(),
                 w: packed.as_ptr().cast(),
-                element: Element::F32,
+                codes: Codes::F32,
+                scales: Scales::None,
+                panel_stride: 0,
                 k: count,
                 y: y[panel * width..].as_mut_ptr(),
                 y_stride: d,

@@ -1,8 +1,11 @@
 //! AVX2 with FMA and F16C: 8 lanes, 16 registers.
 
+mod integer;
 mod interleave;
 mod matmul;
+mod scale;
 mod vector;
+mod weight;
 mod widen;
 
 use crate::cpu::Isa;
@@ -13,8 +16,10 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     isa: Isa::Avx2,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
+    few_rows: matmul::FEW_ROWS,
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
+    integer: integer::KERNELS,
     interleave: interleave::interleave,
     norm,
     activate,

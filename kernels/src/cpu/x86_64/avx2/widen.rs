@@ -1,26 +1,33 @@
-//! Weights to `f32`, 8 at a time.
+//! Units of a panel to `f32`, without scales.
 
 use std::arch::x86_64::*;
 
-use crate::cpu::element::Element;
+use super::matmul::PANEL_WIDTH;
+use super::weight::*;
+use crate::format::Codes;
 
-/// Widens `out.len()` weights.
+/// Widens to `out [terms, 16]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen(element: Element, bytes: &[u8], out: &mut [f32]) {
-    if element == Element::F32 {
-        return element.format().widen(bytes, out);
+pub(super) fn widen(codes: Codes, units: &[u8], out: &mut [f32]) {
+    // SAFETY: this function is compiled for the features.
+    unsafe { with_weight!(codes, weight => widen_units(weight, units, out)) }
+}
+
+/// # Safety
+///
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_units<W: Weight>(weight: W, units: &[u8], out: &mut [f32]) {
+    for (units, out) in units.chunks_exact(W::SIZE).zip(out.chunks_exact_mut(W::TERMS * PANEL_WIDTH)) {
+        // SAFETY: `SIZE` bytes, and `TERMS` times 16 floats.
+        unsafe {
+            let loaded = W::load(units.as_ptr());
+            for_terms!(W, TERM => {
+                let [low, high] = weight.term::<TERM>(loaded);
+                let out = out.as_mut_ptr().add(TERM * PANEL_WIDTH);
+                _mm256_storeu_ps(out, low);
+                _mm256_storeu_ps(out.add(8), high);
+            });
+        }
     }
-    let (bytes, bytes_tail) = bytes.as_chunks::<16>();
-    let (out, out_tail) = out.as_chunks_mut::<8>();
-    for (bytes, out) in bytes.iter().zip(out) {
-        // SAFETY: an array of 16 bytes.
-        let weights = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-        let wide = match element {
-            Element::F16 => _mm256_cvtph_ps(weights),
-            _ => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(weights))),
-        };
-        // SAFETY: an array of 8 floats.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), wide) };
-    }
-    element.format().widen(bytes_tail, out_tail);
 }

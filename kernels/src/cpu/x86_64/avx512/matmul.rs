@@ -1,20 +1,30 @@
-//! A few rows of `x` times one panel of `w`.
+//! A few rows of `x` times one panel of `w`, or a row or two times several.
 //!
-//! The sums of up to 14 rows by 32 columns stay in 28 registers; each `k` takes two loads of weights, one broadcast
+//! The sums of up to 14 rows by 32 columns stay in 28 registers; each `k` takes two vectors of weights, one broadcast
 //! per row and two fused multiply-adds per row, so with many rows the two multipliers are the limit and with few
 //! rows the memory is.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators over arrays of vectors are not inlined into functions compiled for more features"
+)]
+
 use std::arch::x86_64::*;
 
+use super::scale;
 use super::vector::mask;
-use crate::cpu::element::Element;
-use crate::cpu::op_table::{K_BLOCK, PanelProduct, RowOrder, Wanted};
+use super::weight::*;
+use crate::cpu::op_table::{PANELS, PanelProduct, RowOrder, Wanted};
+use crate::cpu::packed::Scales;
 use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
+use crate::format::Codes;
 
 /// Two vectors.
 pub(super) const PANEL_WIDTH: usize = 32;
 /// 28 sums, two vectors of weights and a broadcast fit 32 registers.
 pub(super) const PANEL_ROWS: usize = 14;
+/// Rows whose sums over [`PANELS`] panels fit the registers beside the weights.
+pub(super) const FEW_ROWS: usize = 2;
 
 /// How far ahead of the weights in use to fetch.
 ///
@@ -22,131 +32,50 @@ pub(super) const PANEL_ROWS: usize = 14;
 /// 92 % with eight (f16), 1 KiB 93 % and 73 %; the non-temporal hint is several times slower.
 const PREFETCH_BYTES: usize = 4096;
 
+/// The same for each of [`PANELS`] panels.
+const ACROSS_PREFETCH_BYTES: usize = 1024;
+
 /// # Safety
 ///
 /// As [`PanelProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     // SAFETY: the caller's promise is passed on.
     unsafe {
-        match product.element {
-            Element::F32 if product.x_order == RowOrder::Scores => {
-                multiply_rows::<Single, ScoresOrder>(product)
-            }
-            Element::F32 => multiply_rows::<Single, InterleavedOrder>(product),
-            Element::F16 => multiply_rows::<Half, InterleavedOrder>(product),
-            Element::Bf16 => multiply_rows::<Brain, InterleavedOrder>(product),
-        }
-    }
-}
-
-/// How 32 weights become two vectors.
-trait Weight {
-    /// Bytes of a weight.
-    const SIZE: usize;
-
-    /// Loads 32 weights, in an order that [`in_order`](Self::in_order) undoes.
-    ///
-    /// # Safety
-    ///
-    /// `w` is valid for 32 weights; the processor has AVX-512 F and BW.
-    unsafe fn load(w: *const u8) -> [__m512; 2];
-
-    /// Columns 0 to 15 and 16 to 31.
-    ///
-    /// # Safety
-    ///
-    /// The processor has AVX-512 F.
-    #[inline(always)]
-    unsafe fn in_order(sums: [__m512; 2]) -> [__m512; 2] {
-        sums
-    }
-}
-
-struct Single;
-
-impl Weight for Single {
-    const SIZE: usize = 4;
-
-    #[inline(always)]
-    unsafe fn load(w: *const u8) -> [__m512; 2] {
-        let w = w.cast::<f32>();
-        // SAFETY: 32 weights are readable.
-        unsafe { [_mm512_loadu_ps(w), _mm512_loadu_ps(w.add(16))] }
-    }
-}
-
-struct Half;
-
-impl Weight for Half {
-    const SIZE: usize = 2;
-
-    #[inline(always)]
-    unsafe fn load(w: *const u8) -> [__m512; 2] {
-        // The form without exception control, the only one that takes its operand from memory: half the work for
-        // the ports that multiply. The conversion is exact, so no rounding mode matters.
-        const MODE: i32 = _MM_FROUND_CUR_DIRECTION;
-        let w = w.cast::<__m256i>();
-        // SAFETY: 32 weights of two bytes are readable.
-        unsafe {
-            let (low, high) = (_mm256_loadu_si256(w), _mm256_loadu_si256(w.add(1)));
-            [_mm512_cvt_roundph_ps::<MODE>(low), _mm512_cvt_roundph_ps::<MODE>(high)]
-        }
-    }
-}
-
-/// The upper half of an `f32`: even columns are shifted up, odd ones masked in place, which is cheaper than widening
-/// in order; the sums are put in order once at the end.
-struct Brain;
-
-impl Weight for Brain {
-    const SIZE: usize = 2;
-
-    #[inline(always)]
-    unsafe fn load(w: *const u8) -> [__m512; 2] {
-        // SAFETY: 32 weights of two bytes are readable.
-        unsafe {
-            let pairs = _mm512_loadu_si512(w.cast());
-            let even = _mm512_slli_epi32(pairs, 16);
-            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-            [_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn in_order([even, odd]: [__m512; 2]) -> [__m512; 2] {
-        // SAFETY: arithmetic only.
-        unsafe {
-            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            [_mm512_permutex2var_ps(even, low, odd), _mm512_permutex2var_ps(even, high, odd)]
+        if product.x_order == RowOrder::Scores {
+            multiply_rows::<Single, ScoresOrder>(product, Single);
+        } else {
+            with_weight!(product.codes, weight => multiply_rows::<_, InterleavedOrder>(product, weight));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct) {
-    // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
+unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct, weight: W) {
+    // SAFETY: the caller's promise is passed on, with the numbers of rows and panels made constants.
     unsafe {
         match p.rows {
-            1 => multiply::<W, X, 1>(p),
-            2 => multiply::<W, X, 2>(p),
-            3 => multiply::<W, X, 3>(p),
-            4 => multiply::<W, X, 4>(p),
-            5 => multiply::<W, X, 5>(p),
-            6 => multiply::<W, X, 6>(p),
-            7 => multiply::<W, X, 7>(p),
-            8 => multiply::<W, X, 8>(p),
-            9 => multiply::<W, X, 9>(p),
-            10 => multiply::<W, X, 10>(p),
-            11 => multiply::<W, X, 11>(p),
-            12 => multiply::<W, X, 12>(p),
-            13 => multiply::<W, X, 13>(p),
-            _ => multiply::<W, X, 14>(p),
+            1 if p.panel_stride > 0 => multiply::<W, X, 1, PANELS>(p, weight),
+            2 if p.panel_stride > 0 => multiply::<W, X, 2, PANELS>(p, weight),
+            1 => multiply::<W, X, 1, 1>(p, weight),
+            2 => multiply::<W, X, 2, 1>(p, weight),
+            3 => multiply::<W, X, 3, 1>(p, weight),
+            4 => multiply::<W, X, 4, 1>(p, weight),
+            5 => multiply::<W, X, 5, 1>(p, weight),
+            6 => multiply::<W, X, 6, 1>(p, weight),
+            7 => multiply::<W, X, 7, 1>(p, weight),
+            8 => multiply::<W, X, 8, 1>(p, weight),
+            9 => multiply::<W, X, 9, 1>(p, weight),
+            10 => multiply::<W, X, 10, 1>(p, weight),
+            11 => multiply::<W, X, 11, 1>(p, weight),
+            12 => multiply::<W, X, 12, 1>(p, weight),
+            13 => multiply::<W, X, 13, 1>(p, weight),
+            _ => multiply::<W, X, 14, 1>(p, weight),
         }
     }
 }
 
-/// Terms from one fetch of [`Wanted::Lines`] to the next.
+/// Units from one fetch of [`Wanted::Lines`] to the next, for units of one term.
 const FETCH_EVERY: usize = 4;
 
 /// Fetches [`Wanted::Lines`] into L2, spread evenly over a product, so that loads of its own do not queue behind them.
@@ -157,9 +86,9 @@ struct Later {
 }
 
 impl Later {
-    fn new(p: &PanelProduct) -> Self {
+    fn new(p: &PanelProduct, every: usize) -> Self {
         match p.wanted {
-            Wanted::Lines(line, count) => Self { line, burst: count.div_ceil(p.k.div_ceil(FETCH_EVERY)) },
+            Wanted::Lines(line, count) => Self { line, burst: count.div_ceil(p.k.div_ceil(every)) },
             Wanted::Weights => Self { line: p.w, burst: 0 },
         }
     }
@@ -176,58 +105,117 @@ impl Later {
 
 /// # Safety
 ///
-/// As [`PanelProduct`] says, with `rows == ROWS` and `x` in the order `X`.
+/// As [`PanelProduct`] says, with `rows == ROWS`, `x` in the order `X` and the codes of `W`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn multiply<W: Weight, X: Order, const ROWS: usize>(p: &PanelProduct) {
-    let masks = [mask(p.cols), mask(p.cols.saturating_sub(16))];
-    let step = PANEL_WIDTH * W::SIZE;
+unsafe fn multiply<W: Weight, X: Order, const ROWS: usize, const PANELS: usize>(p: &PanelProduct, weight: W) {
+    let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
+    let every = FETCH_EVERY.max(W::TERMS);
     let (mut x, mut w) = (p.x, p.w);
-    let mut later = Later::new(p);
-    let mut first = 0;
+    let mut later = Later::new(p, every);
+    let (mut first, mut block) = (0, 0);
     while first < p.k {
-        let terms = K_BLOCK.min(p.k - first);
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for term in 0..terms {
+        let end = p.block_end(first);
+        let units = (end - first).div_ceil(W::TERMS);
+        let mut sums = [[[_mm512_setzero_ps(); 2]; PANELS]; ROWS];
+        for unit in 0..units {
             match p.wanted {
                 Wanted::Weights => {
-                    for line in 0..step / 64 {
-                        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + line * 64).cast());
+                    for panel in 0..PANELS {
+                        for line in 0..W::SIZE.div_ceil(64) {
+                            let ahead = w.wrapping_add(panel * p.panel_stride + prefetch + line * 64);
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                        }
                     }
                 }
-                Wanted::Lines(..) if term % FETCH_EVERY == 0 => later.fetch(),
+                Wanted::Lines(..) if unit % (every / W::TERMS) == 0 => later.fetch(),
                 Wanted::Lines(..) => {}
             }
-            // SAFETY: `w` and `x` stand at term `first + i < k`: 32 weights and `ROWS` activations.
+            // SAFETY: `w` and `x` stand at a unit below `k`: 32 weights of each panel and `ROWS` activations for each term.
             unsafe {
-                let [low, high] = W::load(w);
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*x.add(r * X::row_stride()));
-                    sums[0] = _mm512_fmadd_ps(x, low, sums[0]);
-                    sums[1] = _mm512_fmadd_ps(x, high, sums[1]);
+                let mut loaded = [W::load(w); PANELS];
+                for panel in 1..PANELS {
+                    loaded[panel] = W::load(w.add(panel * p.panel_stride));
                 }
+                for_terms!(W, TERM => {
+                    let mut weights = [weight.term::<TERM>(loaded[0]); PANELS];
+                    for panel in 1..PANELS {
+                        weights[panel] = weight.term::<TERM>(loaded[panel]);
+                    }
+                    for r in 0..ROWS {
+                        let x = _mm512_set1_ps(*x.add(r * X::row_stride()));
+                        for panel in 0..PANELS {
+                            let sums = &mut sums[r][panel];
+                            sums[0] = _mm512_fmadd_ps(x, weights[panel][0], sums[0]);
+                            sums[1] = _mm512_fmadd_ps(x, weights[panel][1], sums[1]);
+                        }
+                    }
+                    x = x.wrapping_add(X::k_stride(ROWS));
+                });
             }
-            w = w.wrapping_add(step);
-            x = x.wrapping_add(X::k_stride(ROWS));
+            w = w.wrapping_add(W::SIZE);
         }
-        let accumulate = p.accumulate || first > 0;
-        first += terms;
-        for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: row `r < rows` of `y` and the bias have `cols` columns; the masks cover exactly those.
-            unsafe {
-                let sums = W::in_order(*sums);
-                for (half, sum) in sums.into_iter().enumerate() {
-                    let y = p.y.wrapping_add(r * p.y_stride + 16 * half);
-                    let mut sum = sum;
-                    if accumulate {
-                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[half], y));
-                    }
-                    if !p.bias.is_null() && first == p.k {
-                        let bias = p.bias.wrapping_add(16 * half);
-                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[half], bias));
-                    }
-                    _mm512_mask_storeu_ps(y, masks[half], sum);
-                }
+        let is_first = first == 0 && !p.accumulate;
+        first = end;
+        // A copy, so that the sums themselves, which are never indexed by a variable, stay in registers.
+        let sums = sums;
+        for panel in 0..PANELS {
+            for half in 0..2 {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { add_block(p, &sums, panel, half, block, is_first, end == p.k) };
             }
+        }
+        if let Scales::Blocks(scales) = p.scales
+            && end.is_multiple_of(scales.block_len)
+        {
+            block += 1;
+        }
+    }
+}
+
+/// Adds the sums of a block in half of a panel to `y`.
+///
+/// # Safety
+///
+/// As [`PanelProduct`] says, with `rows == ROWS`.
+#[inline(always)]
+unsafe fn add_block<const ROWS: usize, const PANELS: usize>(
+    p: &PanelProduct,
+    sums: &[[[__m512; 2]; PANELS]; ROWS],
+    panel: usize,
+    half: usize,
+    block: usize,
+    is_first: bool,
+    is_last: bool,
+) {
+    let column = panel * PANEL_WIDTH + 16 * half;
+    let columns = mask(p.cols.saturating_sub(column));
+    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those; scales are
+    // readable for whole panels.
+    unsafe {
+        let scale = match &p.scales {
+            Scales::None => _mm512_set1_ps(1.0),
+            Scales::Rows(scales) => {
+                let scales = scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
+                if is_last { _mm512_loadu_ps(scales) } else { _mm512_set1_ps(1.0) }
+            }
+            Scales::Blocks(scales) => {
+                let first = scales.first.wrapping_add(panel * p.panel_stride);
+                scale::load(scales, first, block * PANEL_WIDTH + 16 * half)
+            }
+        };
+        for r in 0..ROWS {
+            let y = p.y.wrapping_add(r * p.y_stride + column);
+            let mut sum = sums[r][panel][half];
+            let before = if is_first { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(columns, y) };
+            sum = match p.scales {
+                Scales::None => _mm512_add_ps(sum, before),
+                Scales::Rows(_) => _mm512_mul_ps(_mm512_add_ps(sum, before), scale),
+                Scales::Blocks(_) => _mm512_fmadd_ps(sum, scale, before),
+            };
+            if !p.bias.is_null() && is_last {
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)));
+            }
+            _mm512_mask_storeu_ps(y, columns, sum);
         }
     }
 }

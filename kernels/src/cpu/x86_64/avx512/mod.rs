@@ -1,20 +1,25 @@
 //! AVX-512 (F, BW, VL, DQ): 16 lanes, 32 registers, masks for the tails.
 
+pub(super) mod integer;
 mod interleave;
 mod matmul;
+mod scale;
 mod vector;
+mod weight;
 mod widen;
 
 use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
 use crate::cpu::vector::vector_functions;
 
-pub(in crate::cpu) static TABLE: OpTable = OpTable {
+pub(in crate::cpu) const TABLE: OpTable = OpTable {
     isa: Isa::Avx512,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
+    few_rows: matmul::FEW_ROWS,
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
+    integer: integer::KERNELS,
     interleave: interleave::interleave,
     norm,
     activate,
@@ -28,6 +33,10 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     weighted_sum,
 };
 
+/// With VNNI.
+pub(in crate::cpu) static VNNI_TABLE: OpTable =
+    OpTable { isa: Isa::Avx512Vnni, integer: integer::VNNI_KERNELS, ..TABLE };
+
 vector_functions!(vector::F32x16, target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq"));
 
 /// Whether this processor has the features the functions of this module are compiled for.
@@ -36,4 +45,9 @@ pub(in crate::cpu) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether it has VNNI besides.
+pub(in crate::cpu) fn has_vnni() -> bool {
+    is_available() && is_x86_feature_detected!("avx512vnni")
 }

@@ -1,26 +1,33 @@
-//! Weights to `f32`, 16 at a time.
+//! Units of a panel to `f32`, without scales.
 
 use std::arch::x86_64::*;
 
-use crate::cpu::element::Element;
+use super::matmul::PANEL_WIDTH;
+use super::weight::*;
+use crate::format::Codes;
 
-/// Widens `out.len()` weights.
+/// Widens to `out [terms, 32]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) fn widen(element: Element, bytes: &[u8], out: &mut [f32]) {
-    if element == Element::F32 {
-        return element.format().widen(bytes, out);
+pub(super) fn widen(codes: Codes, units: &[u8], out: &mut [f32]) {
+    // SAFETY: this function is compiled for the features.
+    unsafe { with_weight!(codes, weight => widen_units(weight, units, out)) }
+}
+
+/// # Safety
+///
+/// The processor has AVX-512 F, BW, VL and DQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn widen_units<W: Weight>(weight: W, units: &[u8], out: &mut [f32]) {
+    for (units, out) in units.chunks_exact(W::SIZE).zip(out.chunks_exact_mut(W::TERMS * PANEL_WIDTH)) {
+        // SAFETY: `SIZE` bytes, and `TERMS` times 32 floats.
+        unsafe {
+            let loaded = W::load(units.as_ptr());
+            for_terms!(W, TERM => {
+                let [low, high] = weight.term::<TERM>(loaded);
+                let out = out.as_mut_ptr().add(TERM * PANEL_WIDTH);
+                _mm512_storeu_ps(out, low);
+                _mm512_storeu_ps(out.add(16), high);
+            });
+        }
     }
-    let (bytes, bytes_tail) = bytes.as_chunks::<32>();
-    let (out, out_tail) = out.as_chunks_mut::<16>();
-    for (bytes, out) in bytes.iter().zip(out) {
-        // SAFETY: an array of 32 bytes.
-        let weights = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
-        let wide = match element {
-            Element::F16 => _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(weights),
-            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(weights))),
-        };
-        // SAFETY: an array of 16 floats.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), wide) };
-    }
-    element.format().widen(bytes_tail, out_tail);
 }

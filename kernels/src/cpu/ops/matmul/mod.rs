@@ -1,0 +1,60 @@
+//! `y = x w^T + bias`: checks, and the choice between sums of floats and of integers.
+
+mod float;
+mod integer;
+mod split;
+
+use crate::args::{InputRounding, MatMul, Rows};
+use crate::cpu::scratch::with_scratch;
+use crate::cpu::{CpuKernels, check};
+use crate::error::Result;
+use crate::format::Codes;
+use crate::reference::round_row;
+pub(super) use split::Blocks;
+
+const OP: &str = "matmul";
+
+/// Terms whose integer sums cannot overflow: each is below `2^14`, and an instruction may add `2^14` per term on the
+/// way.
+const MAX_INTEGER_TERMS: usize = 1 << 16;
+
+pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
+    let MatMul { x, rounding, w, bias, y } = args;
+    let (m, n, k) = (x.rows, w.n(), w.k());
+    check::rows(OP, "x", &x)?;
+    check::rows_mut(OP, &y)?;
+    check::equal(OP, "columns of x", k, x.cols)?;
+    check::equal(OP, "rows of y", m, y.rows)?;
+    check::equal(OP, "columns of y", n, y.cols)?;
+    check::equal(OP, "panel width of w", kernels.table.panel_width, w.panel_width())?;
+    if let Some(bias) = bias {
+        check::equal(OP, "bias", n, bias.len())?;
+    }
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    let y = &mut y.data[..m * n];
+    if k == 0 {
+        for y in y.chunks_exact_mut(n) {
+            match bias {
+                Some(bias) => y.copy_from_slice(bias),
+                None => y.fill(0.0),
+            }
+        }
+        return Ok(());
+    }
+    if rounding == InputRounding::None {
+        float::multiply(kernels, x, w, bias, y);
+    } else if matches!(w.codes(), Codes::Int8) && k <= MAX_INTEGER_TERMS {
+        integer::multiply(kernels, x, rounding, w, bias, y);
+    } else {
+        with_scratch(m * k, |rounded| {
+            for (r, rounded) in rounded.chunks_exact_mut(k).enumerate() {
+                rounded.copy_from_slice(&x.data[r * x.stride..][..k]);
+                round_row(rounded, rounding, w.format());
+            }
+            float::multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! How a product is shared out: rows in blocks, blocks and panels among tasks.
+
+use std::ops::Range;
+
+use crate::cpu::ThreadPool;
+use crate::cpu::packed::PackedMatrix;
+
+/// Tasks per thread: enough to balance threads of unequal speed.
+const TASKS_PER_THREAD: usize = 6;
+/// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
+/// thread, ten times a fork and join.
+const BREAK_EVEN: usize = 1_000_000;
+/// What a core can compute while it reads a byte of weights from L3.
+const FLOPS_PER_BYTE: usize = 8;
+
+/// `0..m` in blocks of at most a given number of rows, as equal as can be.
+pub(in crate::cpu::ops) struct Blocks {
+    m: usize,
+    count: usize,
+}
+
+impl Blocks {
+    pub(in crate::cpu::ops) fn new(m: usize, max_rows: usize) -> Self {
+        Self { m, count: m.div_ceil(max_rows) }
+    }
+
+    pub(in crate::cpu::ops) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(in crate::cpu::ops) fn rows(&self, block: usize) -> Range<usize> {
+        self.m * block / self.count..self.m * (block + 1) / self.count
+    }
+}
+
+/// Calls `task(panels, blocks)` until all panels have met all blocks, on several threads when that pays; a task gets at
+/// most `task_blocks` blocks.
+pub(super) fn share(
+    pool: &ThreadPool,
+    w: &PackedMatrix,
+    blocks: &Blocks,
+    task_blocks: usize,
+    task: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
+) {
+    let (panels, count) = (w.panels(), blocks.count);
+    let flops = 2 * blocks.m * w.k() * panels * w.panel_width();
+    let work = flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE);
+    if work < BREAK_EVEN || pool.threads() == 1 {
+        for block in (0..count).step_by(task_blocks) {
+            task(0..panels, block..count.min(block + task_blocks));
+        }
+        return;
+    }
+    let tasks = pool.threads() * TASKS_PER_THREAD;
+    // Few panels leave threads idle unless the rows are shared out too.
+    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(panels)).min(count);
+    let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
+    pool.run(row_tasks * panel_tasks, &|index| {
+        let (row_task, panel_task) = (index / panel_tasks, index % panel_tasks);
+        let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
+        task(part(panels, panel_tasks, panel_task), part(count, row_tasks, row_task));
+    });
+}

@@ -1,0 +1,71 @@
+//! Rounding a row of inputs to integers; see [`InputRounding`](crate::args::InputRounding).
+//!
+//! Written in plain Rust over lanes, which compilers turn into the vectors of whatever instruction set it is inlined
+//! into; the codes are those of [`reference::round_inputs`](crate::reference::round_inputs), bit by bit.
+
+use crate::args::InputRounding;
+use crate::cpu::op_table::{INTEGER_TERMS, QuantizeRow, QuantizedRow};
+use crate::format::scale_of;
+
+/// The largest code.
+const MAX: f32 = 127.0;
+
+const LANES: usize = 16;
+const INFINITY_BITS: u32 = 0x7f80_0000;
+
+#[inline(always)]
+pub(super) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
+    let QuantizeRow { x, rounding, codes, piece_stride } = row;
+    let (amax, has_nan) = largest(x);
+    let scale = match rounding {
+        InputRounding::Static { scale } => scale,
+        _ => scale_of(amax, MAX),
+    };
+    let inverse = 1.0 / scale;
+    let mut sum = 0;
+    for (x, codes) in x.chunks(INTEGER_TERMS).zip(codes.chunks_mut(piece_stride)) {
+        let Some(codes) = codes.first_chunk_mut::<INTEGER_TERMS>() else { break };
+        match x.first_chunk::<INTEGER_TERMS>() {
+            Some(x) => round(x, inverse, codes),
+            None => {
+                let mut padded = [0.0; INTEGER_TERMS];
+                padded[..x.len()].copy_from_slice(x);
+                round(&padded, inverse, codes);
+            }
+        }
+        sum += codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+    }
+    // A NaN among the inputs makes every result of the row NaN.
+    QuantizedRow { scale: if has_nan { f32::NAN } else { scale }, sum }
+}
+
+/// The largest finite magnitude, and whether there is a NaN.
+#[inline(always)]
+fn largest(x: &[f32]) -> (f32, bool) {
+    // The bits of magnitudes are ordered as the magnitudes are.
+    let (mut finite, mut all) = ([0u32; LANES], [0u32; LANES]);
+    let (pieces, tail) = x.as_chunks::<LANES>();
+    let mut padded = [0.0; LANES];
+    padded[..tail.len()].copy_from_slice(tail);
+    for piece in pieces.iter().chain([&padded]) {
+        for lane in 0..LANES {
+            let bits = piece[lane].to_bits() & 0x7fff_ffff;
+            all[lane] = all[lane].max(bits);
+            finite[lane] = finite[lane].max(if bits < INFINITY_BITS { bits } else { 0 });
+        }
+    }
+    let largest = |lanes: [u32; LANES]| lanes.into_iter().fold(0, u32::max);
+    (f32::from_bits(largest(finite)), largest(all) > INFINITY_BITS)
+}
+
+#[inline(always)]
+fn round(x: &[f32; INTEGER_TERMS], inverse: f32, codes: &mut [i8; INTEGER_TERMS]) {
+    // Adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
+    const NO_FRACTION: f32 = 12_582_912.0;
+    for i in 0..INTEGER_TERMS {
+        let steps = x[i] * inverse;
+        let steps = if steps < MAX { steps } else { MAX };
+        let steps = if steps > -MAX { steps } else { -MAX };
+        codes[i] = (steps + NO_FRACTION).to_bits() as i8;
+    }
+}

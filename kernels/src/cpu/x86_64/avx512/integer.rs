@@ -1,0 +1,238 @@
+//! Products of 8-bit integers, with or without VNNI.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators over arrays of vectors are not inlined into functions compiled for more features"
+)]
+
+use std::arch::x86_64::*;
+
+use super::matmul::PANEL_WIDTH;
+use super::vector::mask;
+use crate::cpu::op_table::{
+    INTEGER_TERMS, IntegerKernels, IntegerProduct, PANELS, QuantizeRow, QuantizedRow,
+};
+
+/// 24 sums, two vectors of weights and what multiplying them takes fit 32 registers.
+pub(in crate::cpu::x86_64) const ROWS: usize = 12;
+/// Rows whose sums over [`PANELS`] panels fit the registers beside the weights.
+const FEW_ROWS: usize = 2;
+/// Words of four codes in a piece of inputs.
+const PIECE_WORDS: usize = INTEGER_TERMS / 4;
+/// How far ahead of the weights in use to fetch; see the products of floats.
+const PREFETCH_BYTES: usize = 4096;
+/// The same for each of [`PANELS`] panels.
+const ACROSS_PREFETCH_BYTES: usize = 1024;
+
+pub(super) const KERNELS: IntegerKernels = IntegerKernels { rows: ROWS, multiply: multiply_madd, quantize };
+
+/// With VNNI.
+pub(super) const VNNI_KERNELS: IntegerKernels = IntegerKernels { multiply: multiply_vnni, ..KERNELS };
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(in crate::cpu::x86_64) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
+    crate::cpu::quantize::quantize(row)
+}
+
+/// How four products of bytes are added to a sum of 32 bits.
+trait Dot {
+    /// What is added to the sums for each unit of a row's codes because of the way the weights are read.
+    const EXCESS: i32;
+    type Weights: Copy;
+    type Inputs: Copy;
+
+    /// Sixteen words of weights.
+    unsafe fn weights(w: *const u8) -> Self::Weights;
+    /// A word of inputs in every lane.
+    unsafe fn inputs(x: *const i8) -> Self::Inputs;
+    unsafe fn add(sum: __m512i, w: Self::Weights, x: Self::Inputs) -> __m512i;
+}
+
+/// One instruction, whose first factor is unsigned: weights are moved up by 128, and 128 times the sum of the inputs is
+/// taken off at the end.
+struct Vnni;
+
+// SAFETY, for every block below: the processor has the features and the words are readable, as the caller promises.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
+impl Dot for Vnni {
+    const EXCESS: i32 = 128;
+    type Weights = __m512i;
+    type Inputs = __m512i;
+
+    #[inline(always)]
+    unsafe fn weights(w: *const u8) -> __m512i {
+        unsafe { _mm512_xor_si512(_mm512_loadu_si512(w.cast()), _mm512_set1_epi8(-128)) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(x: *const i8) -> __m512i {
+        unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sum, w, x) }
+    }
+}
+
+/// Even and odd bytes, widened to 16 bits, apart.
+struct Madd;
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
+impl Dot for Madd {
+    const EXCESS: i32 = 0;
+    type Weights = [__m512i; 2];
+    type Inputs = [__m512i; 2];
+
+    #[inline(always)]
+    unsafe fn weights(w: *const u8) -> [__m512i; 2] {
+        unsafe { even_and_odd(_mm512_loadu_si512(w.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(x: *const i8) -> [__m512i; 2] {
+        unsafe { even_and_odd(_mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: __m512i, w: [__m512i; 2], x: [__m512i; 2]) -> __m512i {
+        unsafe {
+            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(w[0], x[0]));
+            _mm512_add_epi32(sum, _mm512_madd_epi16(w[1], x[1]))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn even_and_odd(words: __m512i) -> [__m512i; 2] {
+    // SAFETY: arithmetic only.
+    unsafe { [_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(words)), _mm512_srai_epi16::<8>(words)] }
+}
+
+/// Defines the products of one [`Dot`], compiled for its features, with the numbers of rows and panels made constants.
+macro_rules! products {
+    ($name:ident, $rows:ident, $dot:ty, $features:meta) => {
+        /// # Safety
+        ///
+        /// As [`IntegerProduct`] says; the processor has the features.
+        #[$features]
+        pub(in crate::cpu::x86_64) unsafe fn $name(p: &IntegerProduct) {
+            let mut panel = 0;
+            while panel < p.panels {
+                let several = p.rows <= FEW_ROWS && panel + PANELS <= p.panels;
+                // SAFETY: the caller's promise is passed on.
+                unsafe {
+                    match p.rows {
+                        1 if several => $rows::<1, PANELS>(p, panel),
+                        2 if several => $rows::<2, PANELS>(p, panel),
+                        1 => $rows::<1, 1>(p, panel),
+                        2 => $rows::<2, 1>(p, panel),
+                        3 => $rows::<3, 1>(p, panel),
+                        4 => $rows::<4, 1>(p, panel),
+                        5 => $rows::<5, 1>(p, panel),
+                        6 => $rows::<6, 1>(p, panel),
+                        7 => $rows::<7, 1>(p, panel),
+                        8 => $rows::<8, 1>(p, panel),
+                        9 => $rows::<9, 1>(p, panel),
+                        10 => $rows::<10, 1>(p, panel),
+                        11 => $rows::<11, 1>(p, panel),
+                        _ => $rows::<12, 1>(p, panel),
+                    }
+                }
+                panel += if several { PANELS } else { 1 };
+            }
+        }
+
+        #[$features]
+        unsafe fn $rows<const ROWS: usize, const PANELS: usize>(p: &IntegerProduct, first: usize) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { multiply::<$dot, ROWS, PANELS>(p, first) }
+        }
+    };
+}
+
+products!(
+    multiply_vnni,
+    rows_vnni,
+    Vnni,
+    target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+);
+products!(multiply_madd, rows_madd, Madd, target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq"));
+
+/// # Safety
+///
+/// As [`IntegerProduct`] says, with `rows == ROWS` and `PANELS` panels from `first` on; the processor has the features of
+/// `D`.
+#[inline(always)]
+unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &IntegerProduct, first: usize) {
+    let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
+    // SAFETY: `w` and `x` stand at a word below `k / 4`: 32 words of each panel, one of each row.
+    unsafe {
+        let mut sums = [[[_mm512_setzero_si512(); 2]; PANELS]; ROWS];
+        let (mut x, mut w) = (p.x, p.w.wrapping_add(first * p.panel_stride));
+        for _ in 0..p.k / INTEGER_TERMS {
+            for word in 0..PIECE_WORDS {
+                let mut weights = [[D::weights(w), D::weights(w.add(64))]; PANELS];
+                for panel in 0..PANELS {
+                    let w = w.wrapping_add(panel * p.panel_stride);
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(prefetch).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(prefetch + 64).cast());
+                    if panel > 0 {
+                        weights[panel] = [D::weights(w), D::weights(w.add(64))];
+                    }
+                }
+                for r in 0..ROWS {
+                    let x = D::inputs(x.add(r * INTEGER_TERMS + 4 * word));
+                    for panel in 0..PANELS {
+                        let sums = &mut sums[r][panel];
+                        sums[0] = D::add(sums[0], weights[panel][0], x);
+                        sums[1] = D::add(sums[1], weights[panel][1], x);
+                    }
+                }
+                w = w.wrapping_add(4 * PANEL_WIDTH);
+            }
+            x = x.wrapping_add(ROWS * INTEGER_TERMS);
+        }
+        // A copy, so that the sums themselves, which are never indexed by a variable, stay in registers.
+        let sums = sums;
+        for r in 0..ROWS {
+            let row = *p.x_rows.add(r);
+            let excess = _mm512_set1_epi32(row.sum.wrapping_mul(D::EXCESS));
+            for panel in 0..PANELS {
+                for half in 0..2 {
+                    let sum = _mm512_sub_epi32(sums[r][panel][half], excess);
+                    store(p, r, row.scale, first + panel, half, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Scales sixteen finished sums of row `r` and writes them to `y`.
+///
+/// # Safety
+///
+/// As [`IntegerProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
+#[inline(always)]
+pub(in crate::cpu::x86_64) unsafe fn store(
+    p: &IntegerProduct,
+    r: usize,
+    x_scale: f32,
+    panel: usize,
+    half: usize,
+    sum: __m512i,
+) {
+    let column = panel * PANEL_WIDTH + 16 * half;
+    let columns = mask(p.cols.saturating_sub(column));
+    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those; scales are
+    // readable for whole panels.
+    unsafe {
+        let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
+        let scale = _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_loadu_ps(scales));
+        let mut y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+        if !p.bias.is_null() {
+            y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)));
+        }
+        _mm512_mask_storeu_ps(p.y.wrapping_add(r * p.y_stride + column), columns, y);
+    }
+}
