@@ -79,6 +79,8 @@ pub struct EnergyReading {
     pub updates: u64,
     /// Why it is unresolved.
     pub reason: Option<String>,
+    /// Whether it is unresolved for a reason that has nothing to do with how much it was.
+    pub is_lost: bool,
 }
 
 impl EnergyReading {
@@ -254,6 +256,7 @@ mod tests {
             duration_s: 2.0,
             updates: 20,
             reason: None,
+            is_lost: false,
         }
     }
 

@@ -61,6 +61,31 @@ impl Environment {
     }
 }
 
+/// Bytes of the processor's second and third cache; the second is each core's own, and a program that uses all cores
+/// has all of them.
+pub fn cache_bytes() -> Vec<u64> {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cache_bytes_below(Path::new("/"), n_cores as u64)
+}
+
+fn cache_bytes_below(root: &Path, n_cores: u64) -> Vec<u64> {
+    let caches = root.join("sys/devices/system/cpu/cpu0/cache");
+    let size_bytes = |index: u32| {
+        let file = |name: &str| fs::read_to_string(caches.join(format!("index{index}/{name}"))).ok();
+        let (level, size) = (file("level")?, file("size")?);
+        let bytes = match size.trim().strip_suffix('K') {
+            Some(kibibytes) => kibibytes.parse::<u64>().ok()? << 10,
+            None => size.trim().strip_suffix('M')?.parse::<u64>().ok()? << 20,
+        };
+        match level.trim() {
+            "2" => Some(bytes * n_cores),
+            "3" => Some(bytes),
+            _ => None,
+        }
+    };
+    (0..8).filter_map(size_bytes).collect()
+}
+
 /// The value of the first line `key : value`.
 fn cpuinfo_field(cpuinfo: &str, key: &str) -> Option<String> {
     cpuinfo.lines().find_map(|line| {
@@ -101,6 +126,12 @@ mod tests {
         assert_eq!(server.max_clock_hz, Some(2.4e9));
         assert_eq!(server.is_virtual, Some(true));
         assert_eq!(server.load_average, Some(0.25));
+
+        for (index, level, size) in [(0, "1", "32K"), (1, "2", "2M"), (2, "3", "36608K")] {
+            write(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/level"), level);
+            write(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/size"), size);
+        }
+        assert_eq!(cache_bytes_below(root.path(), 4), [8 << 20, 36608 << 10]);
 
         write("proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n");
         write("proc/device-tree/model", "Some Board 5\0");

@@ -1,95 +1,26 @@
-//! The measurement protocol: warm up, rest, then trials in random order, each long enough for its sensor.
+//! Running a protocol: warm up, rest, then rounds of trials in random order, each long enough for its sensor.
 //!
-//! One round measures the whole program in one piece, the whole program cut at modules, and (in the first rounds)
-//! each module by itself; the order within a round is shuffled, so that drift of clock or temperature falls on all of
-//! them alike. A trial repeats its target until the window outlasts what the sensor needs to resolve it, or as often
-//! as the user said.
+//! What a round consists of is told by the schedule; the order within a round is shuffled, so that drift of clock or
+//! temperature falls on all trials alike. A trial repeats its target until the window outlasts what the sensor needs to
+//! resolve it, or as often as the user said. Before the window opens, the target runs for as long as the sensor needs
+//! to forget what was before. Rounds go on until the intervals are narrow enough or time is up.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use joulewise_engine::{Cost, ModuleId, Span};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64;
+use joulewise_engine::{Cost, ModuleId, Span, Sweeps};
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
+use crate::classes::{Class, classes_of};
+use crate::energy::Energy;
 use crate::error::Result;
 use crate::meter::EnergyMeter;
 use crate::observer::ModuleTimes;
+pub use crate::protocol::Protocol;
+use crate::schedule::{Basis, Planned, Schedule};
 use crate::sensor::estimator::WorkCounter;
 use crate::statistics::Summary;
-use crate::workload::{Part, Workload};
-
-/// How to measure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Protocol {
-    /// Trials of the whole program.
-    pub trials: usize,
-    /// Iterations of each trial; `None`: as many as its window needs.
-    pub iterations: Option<usize>,
-    /// Shortest window of a whole-program trial.
-    pub min_window_s: f64,
-    /// Sensor updates that such a window has to outlast.
-    pub min_updates: f64,
-    /// Trials of each module by itself, 0 for none. Never more than `trials`.
-    pub replay_trials: usize,
-    /// Shortest window of such a trial.
-    pub replay_min_window_s: f64,
-    /// Sensor updates that such a window has to outlast.
-    pub replay_min_updates: f64,
-    /// When replaying every module would take longer, only the first, middle and last of equal ones are replayed.
-    pub replay_limit_s: f64,
-    /// Rest before the trials, for the power of the idle machine.
-    pub idle_s: f64,
-    /// Warm-up ends when the last iterations vary by less than this (standard deviation over mean).
-    pub warm_up_variation: f64,
-    /// Or after so long.
-    pub warm_up_limit_s: f64,
-    /// Seed of the order of trials.
-    pub seed: u64,
-}
-
-impl Default for Protocol {
-    fn default() -> Self {
-        Protocol {
-            trials: 5,
-            iterations: None,
-            min_window_s: 0.5,
-            min_updates: 50.0,
-            replay_trials: 3,
-            replay_min_window_s: 0.04,
-            replay_min_updates: 12.0,
-            replay_limit_s: 180.0,
-            idle_s: 1.0,
-            warm_up_variation: 0.05,
-            warm_up_limit_s: 3.0,
-            seed: 0,
-        }
-    }
-}
-
-impl Protocol {
-    /// A coarse look: fewer and shorter trials, whose intervals say how coarse.
-    pub fn quick() -> Self {
-        Protocol {
-            trials: 3,
-            min_window_s: 0.1,
-            min_updates: 12.0,
-            replay_trials: 2,
-            replay_min_window_s: 0.01,
-            replay_min_updates: 3.0,
-            replay_limit_s: 30.0,
-            idle_s: 0.3,
-            warm_up_limit_s: 1.0,
-            ..Protocol::default()
-        }
-    }
-}
+use crate::workload::Workload;
 
 /// What a trial ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +33,21 @@ pub enum Target {
     Observed,
     /// One module over and over.
     Replay(ModuleId),
+    /// One class over and over, module by module.
+    Rotation(usize),
+    /// The whole program with the extra sweeps of the trial, for the regression to learn from.
+    Repeated,
+    /// The same with a mixture of classes, for the regression to be tested on.
+    Mixture,
+}
+
+/// Sweeps of a class in each iteration of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extra {
+    /// Index of the class.
+    pub class: usize,
+    /// How often all of its modules are run.
+    pub sweeps: usize,
 }
 
 /// One trial.
@@ -119,10 +65,29 @@ pub struct Trial {
     pub run_s: f64,
     /// How often the target was run.
     pub iterations: usize,
+    /// Sweeps in each iteration.
+    pub extra: Vec<Extra>,
     /// Processor time of this process within the window.
     pub cpu_time_s: Option<f64>,
     /// Of an observed trial: mean seconds per iteration, in the order of the parts.
     pub part_s: Vec<f64>,
+    /// What the sensors said, of a trial from an earlier process; `None` while the meter can still be asked.
+    pub seen: Option<Seen>,
+    /// What about the machine speaks against this trial.
+    pub flags: Vec<String>,
+}
+
+/// What the sensors said of a window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// By the primary sensors.
+    pub energy: Energy,
+    /// By each sensor.
+    pub by_sensor: Vec<Energy>,
+    /// Why the energy is unresolved.
+    pub reason: Option<String>,
+    /// Whether it is for a reason that has nothing to do with how much it was.
+    pub is_lost: bool,
 }
 
 /// All trials so far.
@@ -132,12 +97,27 @@ pub struct Record {
     pub trials: Vec<Trial>,
     /// The last observed run, module by module.
     pub timeline: Vec<Span>,
+    /// Classes of modules.
+    pub classes: Vec<Class>,
+    /// How often each class is swept in the trials that repeat it.
+    pub sweeps: Vec<usize>,
     /// Modules that are replayed: all, or a sample of equal ones.
     pub replayed: Vec<ModuleId>,
     /// Iterations of the warm-up.
     pub warm_up_iterations: usize,
+    /// Why something that was asked for is not there.
+    pub notes: Vec<String>,
     /// Whether all planned trials were run.
     pub is_complete: bool,
+}
+
+impl Record {
+    fn has(&self, planned: &Planned, round: usize) -> bool {
+        let is_it = |trial: &Trial| {
+            trial.round == round && trial.target == planned.target && trial.extra == planned.extra
+        };
+        self.trials.iter().any(is_it)
+    }
 }
 
 /// How far an experiment is.
@@ -151,6 +131,15 @@ pub struct Progress {
     pub remaining_s: f64,
 }
 
+/// Who is told of an experiment's progress, and may end it.
+pub trait Follow {
+    /// After each trial; a break ends the experiment early.
+    fn trial(&mut self, record: &Record, progress: Progress) -> ControlFlow<()>;
+
+    /// After each round from the last planned one on: whether the intervals are narrow enough.
+    fn is_precise(&mut self, record: &Record) -> bool;
+}
+
 /// An experiment on one workload.
 pub struct Experiment<'a> {
     workload: &'a mut dyn Workload,
@@ -162,47 +151,7 @@ pub struct Experiment<'a> {
     work: Option<Arc<WorkCounter>>,
     times: ModuleTimes,
     whole_cost: Cost,
-}
-
-/// A target with the length of its trials.
-#[derive(Clone, Copy, Debug)]
-struct Planned {
-    target: Target,
-    length: Length,
-    /// What a trial will take, preparation included.
-    trial_s: f64,
-}
-
-/// How long a trial goes on.
-#[derive(Clone, Copy, Debug)]
-enum Length {
-    /// So many iterations, as the user said.
-    Iterations(usize),
-    /// Until a window is filled; the expected iterations are run first.
-    Window { window_s: f64, expected: usize },
-}
-
-impl Length {
-    /// Runs iterations until the trial is long enough: how many there were, and the seconds they took.
-    fn fill(self, run: &mut dyn FnMut(usize) -> Result<f64>) -> Result<(usize, f64)> {
-        let (window_s, expected) = match self {
-            Length::Iterations(iterations) => return Ok((iterations, run(iterations)?)),
-            Length::Window { window_s, expected } => (window_s, expected),
-        };
-        let start_s = clock::now_s();
-        let (mut iterations, mut run_s) = (expected, run(expected)?);
-        loop {
-            // What was expected rests on one look, at a machine that may have been busy just then.
-            let elapsed_s = clock::now_s() - start_s;
-            if elapsed_s >= window_s {
-                return Ok((iterations, run_s));
-            }
-            let missing = ((window_s - elapsed_s) * iterations as f64 / elapsed_s.max(1e-9)).ceil();
-            let more = (missing.max(1.0) as usize).min(iterations * 10);
-            run_s += run(more)?;
-            iterations += more;
-        }
-    }
+    sets: Vec<Vec<ModuleId>>,
 }
 
 impl<'a> Experiment<'a> {
@@ -218,51 +167,97 @@ impl<'a> Experiment<'a> {
         let mut whole_cost = Cost::default();
         workload.parts().iter().for_each(|part| whole_cost += part.cost);
         let times = ModuleTimes::new(n_modules);
-        Experiment { workload, meter, protocol, update_period_s, work, times, whole_cost }
+        Experiment { workload, meter, protocol, update_period_s, work, times, whole_cost, sets: Vec::new() }
     }
 
-    /// Runs all trials. `on_trial` sees the record after each and may end the experiment early.
+    /// Runs all trials that `earlier` does not hold: a default one, or that of an interrupted experiment.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn run(mut self, on_trial: &mut dyn FnMut(&Record, Progress) -> ControlFlow<()>) -> Result<Record> {
-        let mut record = Record { warm_up_iterations: self.warm_up()?, ..Record::default() };
-        if self.protocol.idle_s > 0.0 {
-            let trial = self.idle();
-            record.trials.push(trial);
+    pub fn run(mut self, earlier: Record, follow: &mut dyn Follow) -> Result<Record> {
+        let begin_s = self.meter.clock().now_s();
+        let mut record = earlier;
+        record.is_complete = false;
+        record.warm_up_iterations = self.warm_up()?;
+        if record.classes.is_empty() {
+            let caches = self.workload.caches();
+            record.classes = classes_of(self.workload.parts(), &self.protocol.apart, caches);
         }
-        let (rounds, replayed) = self.plan()?;
-        record.replayed = replayed;
-        let total = rounds.iter().map(Vec::len).sum();
-        let mut remaining_s: f64 = rounds.iter().flatten().map(|planned| planned.trial_s).sum();
+        self.sets = record.classes.iter().map(|class| class.modules.clone()).collect();
+        let schedule = self.schedule(&mut record)?;
+        let planned_rounds = self.protocol.trials.max(1);
+        let mut total: usize = (0..planned_rounds).map(|round| schedule.round(round).len()).sum();
+        let mut remaining_s: f64 =
+            (0..planned_rounds).flat_map(|round| schedule.round(round)).map(|planned| planned.trial_s).sum();
         let mut done = 0;
-        let begin = Progress { done, total, remaining_s };
-        if on_trial(&record, begin).is_break() {
+        self.rest(0, &mut record);
+        if follow.trial(&record, Progress { done, total, remaining_s }).is_break() {
             return Ok(record);
         }
-        for (round, planned) in rounds.iter().enumerate() {
-            for planned in planned {
-                let trial = self.trial(planned, round)?;
-                if planned.target == Target::Observed {
-                    record.timeline.clear();
-                    record.timeline.extend_from_slice(self.times.last_run());
+        let mut round = 0;
+        loop {
+            if round == planned_rounds.div_ceil(2) {
+                self.rest(round, &mut record);
+            }
+            for planned in schedule.round(round) {
+                if !record.has(&planned, round) {
+                    let trial = self.trial(&planned, round)?;
+                    if planned.target == Target::Observed {
+                        record.timeline.clear();
+                        record.timeline.extend_from_slice(self.times.last_run());
+                    }
+                    record.trials.push(trial);
                 }
-                record.trials.push(trial);
                 done += 1;
                 remaining_s = (remaining_s - planned.trial_s).max(0.0);
-                if on_trial(&record, Progress { done, total, remaining_s }).is_break() {
+                if follow.trial(&record, Progress { done, total, remaining_s }).is_break() {
                     return Ok(record);
                 }
             }
+            round += 1;
+            if round < planned_rounds {
+                continue;
+            }
+            let elapsed_s = self.meter.clock().now_s() - begin_s;
+            let is_late = elapsed_s > self.protocol.time_limit_s;
+            if round >= self.protocol.max_trials || is_late || follow.is_precise(&record) {
+                break;
+            }
+            total += schedule.round(round).len();
+            remaining_s = schedule.round(round).iter().map(|planned| planned.trial_s).sum();
         }
+        self.rest(round, &mut record);
         record.is_complete = true;
         Ok(record)
+    }
+
+    fn schedule(&mut self, record: &mut Record) -> Result<Schedule> {
+        let mut protocol = self.protocol.clone();
+        if protocol.regression
+            && let Err(reason) = self.workload.repetition(&self.sets)
+        {
+            record.notes.push(format!("modules cannot be run extra times here: {reason}"));
+            protocol.regression = false;
+        }
+        let sweeps = (!record.sweeps.is_empty()).then(|| record.sweeps.clone());
+        let basis = Basis { classes: &record.classes, sweeps, update_period_s: self.update_period_s };
+        let (schedule, replayed) = Schedule::new(self.workload, &mut self.times, &protocol, &basis)?;
+        record.replayed = replayed;
+        record.sweeps = schedule.sweeps();
+        if protocol.regression && schedule.regression_rounds == 0 {
+            record.notes.push(format!(
+                "regression would take longer than {:.0} s for two rounds and was left out",
+                protocol.regression_limit_s
+            ));
+        }
+        Ok(schedule)
     }
 
     /// Runs the whole program until its time has settled; returns the iterations that took.
     fn warm_up(&mut self) -> Result<usize> {
         const WINDOW: usize = 5;
-        let start_s = clock::now_s();
+        let clock = self.meter.clock();
+        let start_s = clock.now_s();
         let mut whole = self.workload.repeat(ModuleId::ROOT)?;
         let mut times = Vec::new();
         loop {
@@ -270,117 +265,82 @@ impl<'a> Experiment<'a> {
             let last = Summary::of(&times[times.len().saturating_sub(WINDOW)..]);
             let variation = last.standard_deviation.map_or(f64::INFINITY, |sd| sd / last.mean);
             let is_settled = times.len() >= WINDOW && variation < self.protocol.warm_up_variation;
-            let is_late = times.len() >= 2 && clock::now_s() - start_s > self.protocol.warm_up_limit_s;
+            let is_late = times.len() >= 2 && clock.now_s() - start_s > self.protocol.warm_up_limit_s;
             if is_settled || is_late {
                 return Ok(times.len());
             }
         }
     }
 
-    fn idle(&self) -> Trial {
+    /// Measures the idle machine, unless that was done at this point before.
+    fn rest(&self, round: usize, record: &mut Record) {
+        let is_done = record.trials.iter().any(|trial| trial.target == Target::Idle && trial.round == round);
+        if self.protocol.idle_s <= 0.0 || is_done {
+            return;
+        }
+        let clock = self.meter.clock();
         let duration_s = self.protocol.idle_s.max(4.0 * self.update_period_s);
         // The sensor's next update still tells of the load before.
-        thread::sleep(Duration::from_secs_f64(2.0 * self.update_period_s));
+        clock.wait_until(clock.now_s() + 2.0 * self.update_period_s);
         let window = self.meter.begin();
-        thread::sleep(Duration::from_secs_f64(duration_s));
+        clock.wait_until(clock.now_s() + duration_s);
         let closed = self.meter.close(window);
-        Trial {
+        record.trials.push(Trial {
             target: Target::Idle,
-            round: 0,
+            round,
             start_s: closed.start_s,
             duration_s: closed.duration_s,
             run_s: closed.duration_s,
             iterations: 1,
+            extra: Vec::new(),
             cpu_time_s: closed.cpu_time_s,
             part_s: Vec::new(),
-        }
-    }
-
-    /// The trials of each round, in shuffled order, and the modules that are replayed.
-    fn plan(&mut self) -> Result<(Vec<Vec<Planned>>, Vec<ModuleId>)> {
-        let protocol = self.protocol;
-        let window_s = protocol.min_window_s.max(protocol.min_updates * self.update_period_s);
-        let replay_window_s =
-            protocol.replay_min_window_s.max(protocol.replay_min_updates * self.update_period_s);
-        self.times.clear();
-        let whole_s = self.workload.repeat(ModuleId::ROOT)?.run(1)?;
-        self.workload.observe(&mut self.times)?;
-        let observed_s: f64 = self.workload.parts().iter().map(|part| self.times.mean_s(part.module)).sum();
-        let planned = |target, single_s: f64, window_s: f64, overhead_s: f64| {
-            let expected = (window_s / single_s.max(1e-9)).ceil().max(1.0) as usize;
-            let (length, iterations) = match protocol.iterations {
-                Some(iterations) => (Length::Iterations(iterations.max(1)), iterations.max(1)),
-                None => (Length::Window { window_s, expected }, expected),
-            };
-            Planned { target, length, trial_s: overhead_s + iterations as f64 * single_s }
-        };
-        let wholes = [
-            planned(Target::Whole, whole_s, window_s, 0.0),
-            planned(Target::Observed, observed_s.max(whole_s), window_s, 0.0),
-        ];
-        let replay_rounds = protocol.replay_trials.min(protocol.trials);
-        // Before a replay, everything that feeds the module is run once: half the program on average.
-        let cost_s = |n: usize| n as f64 * replay_rounds as f64 * (replay_window_s + whole_s / 2.0);
-        let parts = self.workload.parts();
-        let mut replayed: Vec<ModuleId> = parts.iter().map(|part| part.module).collect();
-        if cost_s(replayed.len()) > protocol.replay_limit_s {
-            replayed = sample_of_equals(parts);
-        }
-        if replay_rounds == 0 {
-            replayed.clear();
-        }
-        let mut replays = Vec::with_capacity(replayed.len());
-        for &module in &replayed {
-            // An observed module carries two time marks; the first replays tell its own time.
-            let observed_s = self.times.mean_s(module).max(1e-7);
-            let probe = (1e-3 / observed_s).ceil().min(1000.0) as usize;
-            let single_s = self.workload.repeat(module)?.run(probe)? / probe as f64;
-            replays.push(planned(Target::Replay(module), single_s, replay_window_s, whole_s / 2.0));
-        }
-        let mut random = Pcg64::seed_from_u64(protocol.seed);
-        let rounds = (0..protocol.trials).map(|round| {
-            // The whole in one piece and the whole cut stand side by side: their ratio is the closure in time, and the
-            // less time between them, the less can change.
-            let mut pair = wholes.to_vec();
-            pair.shuffle(&mut random);
-            let mut blocks = vec![pair];
-            if round < replay_rounds {
-                blocks.extend(replays.iter().map(|replay| vec![*replay]));
-            }
-            blocks.shuffle(&mut random);
-            blocks.concat()
+            seen: None,
+            flags: Vec::new(),
         });
-        Ok((rounds.collect(), replayed))
     }
 
     fn trial(&mut self, planned: &Planned, round: usize) -> Result<Trial> {
-        self.times.clear();
-        let (window, (n, run_s), cost) = match planned.target {
+        let cost = self.cost(planned);
+        let Experiment { workload, times, meter, sets, .. } = self;
+        let sweeps: Vec<Sweeps> =
+            planned.extra.iter().map(|e| Sweeps { set: e.class, count: e.sweeps }).collect();
+        times.clear();
+        let lead_in = planned.length.lead_in(self.update_period_s);
+        let measured = |run: &mut dyn FnMut(usize) -> Result<f64>| {
+            if lead_in > 0 {
+                run(lead_in)?;
+            }
+            let window = meter.begin();
+            let filled = planned.length.fill(meter.clock(), run)?;
+            Ok::<_, crate::ProfilerError>((window, filled))
+        };
+        let (window, (n, run_s)) = match planned.target {
             Target::Observed => {
-                let Experiment { workload, times, meter, .. } = self;
-                let window = meter.begin();
-                let filled = planned.length.fill(&mut |iterations| {
-                    let start_s = clock::now_s();
+                let clock = meter.clock();
+                measured(&mut |iterations| {
+                    let start_s = clock.now_s();
                     for _ in 0..iterations {
                         workload.observe(times)?;
                     }
-                    Ok(clock::now_s() - start_s)
-                })?;
-                (window, filled, self.whole_cost)
+                    Ok(clock.now_s() - start_s)
+                })?
             }
             Target::Whole | Target::Idle => {
-                let mut whole = self.workload.repeat(ModuleId::ROOT)?;
-                let window = self.meter.begin();
-                (window, planned.length.fill(&mut |iterations| whole.run(iterations))?, self.whole_cost)
+                let mut whole = workload.repeat(ModuleId::ROOT)?;
+                measured(&mut |iterations| whole.run(iterations))?
             }
             Target::Replay(module) => {
-                let cost = self.workload.parts().iter().find(|part| part.module == module);
-                let cost = cost.map(|part| part.cost).unwrap_or_default();
-                let mut replay = self.workload.repeat(module)?;
-                // What feeds the module has just run, and a device may still be at it.
-                replay.run(1)?;
-                let window = self.meter.begin();
-                (window, planned.length.fill(&mut |iterations| replay.run(iterations))?, cost)
+                let mut replay = workload.repeat(module)?;
+                measured(&mut |iterations| replay.run(iterations))?
+            }
+            Target::Repeated | Target::Mixture => {
+                let mut repetition = workload.repetition(sets)?;
+                measured(&mut |iterations| repetition.run(iterations, &sweeps))?
+            }
+            Target::Rotation(_) => {
+                let mut repetition = workload.repetition(sets)?;
+                measured(&mut |iterations| repetition.rotate(iterations, &sweeps))?
             }
         };
         if let Some(work) = &self.work {
@@ -397,28 +357,30 @@ impl<'a> Experiment<'a> {
             duration_s: closed.duration_s,
             run_s,
             iterations: n,
+            extra: planned.extra.clone(),
             cpu_time_s: closed.cpu_time_s,
             part_s: parts.iter().map(|part| self.times.mean_s(part.module)).collect(),
+            seen: None,
+            flags: Vec::new(),
         })
     }
-}
 
-/// Whether two modules do the same work on the same formats, in different layers: one may then stand for the other.
-pub fn are_equal(a: &Part, b: &Part) -> bool {
-    a.kind == b.kind
-        && a.block.is_some() == b.block.is_some()
-        && a.format == b.format
-        && a.cost == b.cost
-        && a.path.rsplit('.').next() == b.path.rsplit('.').next()
-}
-
-/// The first, middle and last of each set of equal modules.
-fn sample_of_equals(parts: &[Part]) -> Vec<ModuleId> {
-    let is_sampled = |part: &&Part| {
-        let equals: Vec<ModuleId> =
-            parts.iter().filter(|other| are_equal(part, other)).map(|other| other.module).collect();
-        let picks = [Some(&equals[0]), equals.get(equals.len() / 2), equals.last()];
-        picks.contains(&Some(&part.module))
-    };
-    parts.iter().filter(is_sampled).map(|part| part.module).collect()
+    /// Work of one iteration, by count.
+    fn cost(&self, planned: &Planned) -> Cost {
+        let of = |module: &ModuleId| {
+            let part = self.workload.parts().iter().find(|part| part.module == *module);
+            part.map(|part| part.cost).unwrap_or_default()
+        };
+        let mut cost = match planned.target {
+            Target::Replay(module) => of(&module),
+            Target::Rotation(_) => Cost::default(),
+            _ => self.whole_cost,
+        };
+        for extra in &planned.extra {
+            for _ in 0..extra.sweeps {
+                self.sets[extra.class].iter().for_each(|module| cost += of(module));
+            }
+        }
+        cost
+    }
 }

@@ -12,6 +12,7 @@
 //! joules.
 
 pub mod attribution;
+pub mod classes;
 pub mod clock;
 pub mod counter;
 pub mod energy;
@@ -25,8 +26,11 @@ pub mod planner;
 
 pub mod process;
 pub mod profile;
+pub mod protocol;
+pub mod regression;
 pub mod report;
 pub mod reprice;
+mod schedule;
 pub mod sensor;
 pub mod statistics;
 pub mod task;

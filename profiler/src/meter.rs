@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::clock;
+use crate::clock::{Clock, Follower, SimulatedClock, WallClock};
 use crate::energy::{Energy, EnergyReading, Provenance, UPDATES_MEASURED};
 use crate::process;
 use crate::sensor::{Reading, Scope, Sensor, SensorInfo, SensorKind};
@@ -48,10 +48,17 @@ pub enum MeteredDevice {
 
 /// A set of sensors under sampling.
 pub struct EnergyMeter {
-    channels: Arc<Vec<Mutex<Channel>>>,
+    clock: Arc<dyn Clock>,
+    channels: Arc<Channels>,
     infos: Vec<SensorInfo>,
     stop: Arc<AtomicBool>,
     sampler: Option<JoinHandle<()>>,
+}
+
+/// All sensors with what they said, and the time at which they said it.
+struct Channels {
+    clock: Arc<dyn Clock>,
+    channels: Vec<Mutex<Channel>>,
 }
 
 /// One sensor with what it said so far.
@@ -110,13 +117,13 @@ impl Channel {
         Channel { sensor, trace, inbox: Vec::new(), due_s: 0.0, interval_s }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, clock: &dyn Clock) {
         let n_points = self.trace.points().len();
         let result = self.sensor.read(&mut self.inbox);
         for reading in self.inbox.drain(..) {
             self.trace.push(reading);
         }
-        let now_s = clock::now_s();
+        let now_s = clock.now_s();
         // Behind a change of a slow counter nothing happens for almost a period; reading may cost milliseconds.
         let info = self.sensor.info();
         let is_waiting = info.kind == SensorKind::EnergyCounter
@@ -136,24 +143,58 @@ fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
     channel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl EnergyMeter {
-    /// Starts sampling.
-    pub fn start(sensors: Vec<Box<dyn Sensor>>) -> Self {
-        let infos = sensors.iter().map(|sensor| sensor.info().clone()).collect();
-        let channels: Arc<Vec<_>> =
-            Arc::new(sensors.into_iter().map(|sensor| Mutex::new(Channel::new(sensor))).collect());
-        for channel in channels.iter() {
-            lock(channel).read();
+impl Channels {
+    fn read_due(&self) {
+        let now_s = self.clock.now_s();
+        for channel in &self.channels {
+            let mut channel = lock(channel);
+            if channel.due_s <= now_s {
+                channel.read(self.clock.as_ref());
+            }
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let sampler = {
-            let (channels, stop) = (Arc::clone(&channels), Arc::clone(&stop));
-            thread::Builder::new()
-                .name("energy sampler".to_owned())
-                .spawn(move || sample(&channels, &stop))
-                .ok()
-        };
-        EnergyMeter { channels, infos, stop, sampler }
+    }
+}
+
+impl Follower for Channels {
+    fn due_s(&self) -> f64 {
+        self.channels.iter().map(|channel| lock(channel).due_s).fold(f64::INFINITY, f64::min)
+    }
+
+    fn act(&self) {
+        self.read_due();
+    }
+}
+
+impl EnergyMeter {
+    /// Starts sampling by a thread of its own.
+    pub fn start(sensors: Vec<Box<dyn Sensor>>) -> Self {
+        let mut meter = EnergyMeter::new(Arc::new(WallClock), sensors);
+        let (channels, stop) = (Arc::clone(&meter.channels), Arc::clone(&meter.stop));
+        meter.sampler = thread::Builder::new()
+            .name("energy sampler".to_owned())
+            .spawn(move || sample(&channels, &stop))
+            .ok();
+        meter
+    }
+
+    /// Samples simulated sensors while simulated time passes.
+    pub fn simulated(clock: &Arc<SimulatedClock>, sensors: Vec<Box<dyn Sensor>>) -> Self {
+        let meter = EnergyMeter::new(clock.clone(), sensors);
+        clock.follow(meter.channels.clone());
+        meter
+    }
+
+    fn new(clock: Arc<dyn Clock>, sensors: Vec<Box<dyn Sensor>>) -> Self {
+        let infos = sensors.iter().map(|sensor| sensor.info().clone()).collect();
+        let channels = sensors.into_iter().map(|sensor| Mutex::new(Channel::new(sensor))).collect();
+        let channels = Arc::new(Channels { clock: clock.clone(), channels });
+        channels.read_due();
+        EnergyMeter { clock, channels, infos, stop: Arc::new(AtomicBool::new(false)), sampler: None }
+    }
+
+    /// The clock it measures by.
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
     }
 
     /// What the sensors are.
@@ -163,7 +204,7 @@ impl EnergyMeter {
 
     /// Opens a window.
     pub fn begin(&self) -> Window {
-        let window = Window { start_s: clock::now_s(), start_cpu_time_s: process::cpu_time_s() };
+        let window = Window { start_s: self.clock.now_s(), start_cpu_time_s: process::cpu_time_s() };
         self.read_current();
         window
     }
@@ -175,7 +216,7 @@ impl EnergyMeter {
         let end_cpu_time_s = process::cpu_time_s();
         ClosedWindow {
             start_s: window.start_s,
-            duration_s: clock::now_s() - window.start_s,
+            duration_s: self.clock.now_s() - window.start_s,
             cpu_time_s: end_cpu_time_s.zip(window.start_cpu_time_s).map(|(end, start)| end - start),
         }
     }
@@ -197,20 +238,20 @@ impl EnergyMeter {
     /// Waits until power sensors have told of the moment `end_s`: their next sample, or the next rows of a log. Gives
     /// up on one that stays silent for longer than its period explains.
     pub fn settle(&self, end_s: f64) {
-        for (channel, info) in self.channels.iter().zip(&self.infos) {
+        for (channel, info) in self.channels.channels.iter().zip(&self.infos) {
             let until_s = end_s + SETTLE_S + 3.0 * info.update_period_s;
             while info.kind == SensorKind::Power
                 && lock(channel).trace.last_time_s().is_some_and(|last_s| last_s < end_s)
-                && clock::now_s() < until_s
+                && self.clock.now_s() < until_s
             {
-                thread::sleep(Duration::from_millis(5));
+                self.clock.wait_until(self.clock.now_s() + 5e-3);
             }
         }
     }
 
     /// The energy between two moments, one reading per sensor.
     pub fn energy_between(&self, start_s: f64, end_s: f64) -> Vec<EnergyReading> {
-        let readings = self.channels.iter().zip(&self.infos);
+        let readings = self.channels.channels.iter().zip(&self.infos);
         readings.map(|(channel, info)| reading(&lock(channel).trace, info, start_s, end_s)).collect()
     }
 
@@ -249,7 +290,7 @@ impl EnergyMeter {
     /// readings of a counter. Readings closer together than the sampler's interval are left out, since the power between
     /// them is mostly the counter's own grain.
     pub fn power_samples(&self, sensor: usize, start_s: f64, end_s: f64, most: usize) -> Vec<Reading> {
-        let channel = lock(&self.channels[sensor]);
+        let channel = lock(&self.channels.channels[sensor]);
         let grain_s = if self.infos[sensor].is_current() { 0.9 * channel.interval_s } else { 0.0 };
         let spacing_s = ((end_s - start_s) / most.max(1) as f64).max(grain_s);
         let mut thinned: Vec<Reading> = Vec::new();
@@ -272,10 +313,10 @@ impl EnergyMeter {
 
     /// Counters whose value is current are also read at both ends of every window.
     fn read_current(&self) {
-        for channel in self.channels.iter() {
+        for channel in &self.channels.channels {
             let mut channel = lock(channel);
             if channel.sensor.info().is_current() {
-                channel.read();
+                channel.read(self.clock.as_ref());
             }
         }
     }
@@ -301,18 +342,11 @@ impl Drop for EnergyMeter {
 }
 
 /// The sampler: reads what is due until told to stop.
-fn sample(channels: &[Mutex<Channel>], stop: &AtomicBool) {
+fn sample(channels: &Channels, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        let now_s = clock::now_s();
-        let mut next_s = now_s + RETRY_S;
-        for channel in channels {
-            let mut channel = lock(channel);
-            if channel.due_s <= now_s {
-                channel.read();
-            }
-            next_s = next_s.min(channel.due_s);
-        }
-        thread::park_timeout(Duration::from_secs_f64((next_s - clock::now_s()).clamp(0.0, RETRY_S)));
+        channels.read_due();
+        let pause_s = channels.due_s() - channels.clock.now_s();
+        thread::park_timeout(Duration::from_secs_f64(pause_s.clamp(0.0, RETRY_S)));
     }
 }
 
@@ -330,6 +364,7 @@ pub(crate) fn reading(trace: &Trace, info: &SensorInfo, start_s: f64, end_s: f64
         duration_s: end_s - start_s,
         updates: 0,
         reason: None,
+        is_lost: false,
     };
     match trace.energy(start_s, end_s) {
         WindowEnergy::Resolved { energy_j, sampling_sd_j, updates } if energy_j > 0.0 => {
@@ -347,7 +382,8 @@ pub(crate) fn reading(trace: &Trace, info: &SensorInfo, start_s: f64, end_s: f64
             reading.upper_bound_j = Some(info.resolution_j);
             reading.reason = Some("the sensor saw no energy".to_owned());
         }
-        WindowEnergy::Unresolved { upper_bound_j, reason } => {
+        WindowEnergy::Unresolved { upper_bound_j, reason, is_lost } => {
+            reading.is_lost = is_lost;
             reading.upper_bound_j = upper_bound_j.map(|bound_j| bound_j.max(info.resolution_j));
             reading.reason = Some(reason);
         }

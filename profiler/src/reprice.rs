@@ -5,13 +5,14 @@
 
 use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase};
 
-use crate::attribution::attribute;
+use crate::attribution::{Basis, attribute};
+use crate::classes::Class;
 use crate::clock;
 use crate::energy::EnergyReading;
 use crate::error::{ProfilerError, Result};
-use crate::experiment::{Record, Target, Trial};
+use crate::experiment::{Protocol, Record, Target, Trial};
 use crate::meter::reading;
-use crate::report::json::{ModuleRow, PhaseProfile, PowerSample, Profile, SensorRow, WindowRow};
+use crate::report::json::{ClassRow, ModuleRow, PhaseProfile, PowerSample, Profile, SensorRow, WindowRow};
 use crate::sensor::Sensor;
 use crate::sensor::power_log::PowerLog;
 use crate::trace::Trace;
@@ -26,8 +27,9 @@ pub fn reprice(profile: &mut Profile, log: &mut PowerLog) -> Result<()> {
     let trace = log.trace()?;
     let info = log.info();
     let between = |start_s: f64, end_s: f64| vec![reading(&trace, info, start_s, end_s)];
+    let protocol = profile.protocol.clone();
     for phase in profile.models.iter_mut().flat_map(|model| &mut model.phases) {
-        *phase = repriced(phase, &trace, &between)?;
+        *phase = repriced(phase, &protocol, &trace, &between)?;
     }
     profile.sensors.iter_mut().for_each(|sensor| sensor.is_primary = false);
     profile.sensors.push(SensorRow::of(info, true));
@@ -36,25 +38,54 @@ pub fn reprice(profile: &mut Profile, log: &mut PowerLog) -> Result<()> {
 
 fn repriced(
     old: &PhaseProfile,
+    protocol: &Protocol,
     trace: &Trace,
     between: &dyn Fn(f64, f64) -> Vec<EnergyReading>,
 ) -> Result<PhaseProfile> {
-    let phases = [Phase::Forward, Phase::Prefill, Phase::Decode];
-    let phase = phases.into_iter().find(|phase| phase.name() == old.name);
-    let phase = phase.ok_or_else(|| unknown("phase", &old.name))?;
-    let shape = WorkloadShape { phase, batch: old.batch, tokens: old.tokens, kv_length: old.kv_length };
+    let shape = shape(old)?;
     let parts = old.modules.iter().map(part).collect::<Result<Vec<_>>>()?;
-    let record = Record {
-        trials: old.windows.iter().map(trial).collect::<Result<Vec<_>>>()?,
-        timeline: Vec::new(),
-        replayed: old.modules.iter().filter(|row| row.is_replayed).map(|row| ModuleId(row.id)).collect(),
-        warm_up_iterations: old.warm_up_iterations,
-        is_complete: old.is_complete,
-    };
-    let mut new = attribute(shape, &parts, &record, between, &[0]);
+    let record = record(old)?;
+    let (parts, record_of) = (&parts, &record);
+    let mut new = attribute(&Basis {
+        shape,
+        parts,
+        record: record_of,
+        energy_between: between,
+        primary: &[0],
+        protocol,
+    });
     new.timeline.clone_from(&old.timeline);
     new.power_samples = power_samples(&record, trace, old.power_samples.len());
     Ok(new)
+}
+
+fn shape(phase: &PhaseProfile) -> Result<WorkloadShape> {
+    let phases = [Phase::Forward, Phase::Prefill, Phase::Decode];
+    let kind = phases.into_iter().find(|kind| kind.name() == phase.name);
+    let kind = kind.ok_or_else(|| unknown("phase", &phase.name))?;
+    Ok(WorkloadShape { phase: kind, batch: phase.batch, tokens: phase.tokens, kv_length: phase.kv_length })
+}
+
+/// The trials of a phase as a profile keeps them, without what the sensors said.
+fn record(phase: &PhaseProfile) -> Result<Record> {
+    let classes = phase.classes.iter();
+    let class = |row: &ClassRow| Class {
+        name: row.name.clone(),
+        modules: row.modules.iter().copied().map(ModuleId).collect(),
+        weight_bytes: row.weight_bytes,
+        cold_bytes: 0.0,
+        companion: row.companion,
+    };
+    Ok(Record {
+        trials: phase.windows.iter().map(trial).collect::<Result<Vec<_>>>()?,
+        timeline: Vec::new(),
+        sweeps: classes.clone().map(|row| row.sweeps).collect(),
+        classes: classes.map(class).collect(),
+        replayed: phase.modules.iter().filter(|row| row.is_replayed).map(|row| ModuleId(row.id)).collect(),
+        warm_up_iterations: phase.warm_up_iterations,
+        notes: Vec::new(),
+        is_complete: phase.is_complete,
+    })
 }
 
 fn unknown(what: &str, name: &str) -> ProfilerError {
@@ -85,6 +116,11 @@ fn trial(window: &WindowRow) -> Result<Trial> {
         ("whole", None) => Target::Whole,
         ("observed", None) => Target::Observed,
         ("replay", Some(module)) => Target::Replay(ModuleId(module)),
+        ("repeated", None) => Target::Repeated,
+        ("mixture", None) => Target::Mixture,
+        ("rotation", None) => {
+            Target::Rotation(window.extra.first().ok_or_else(|| unknown("window", "rotation"))?.class)
+        }
         _ => return Err(unknown("window", &window.target)),
     };
     Ok(Trial {
@@ -96,6 +132,9 @@ fn trial(window: &WindowRow) -> Result<Trial> {
         iterations: window.iterations,
         cpu_time_s: window.cpu_time_s,
         part_s: window.module_times_s.clone(),
+        extra: window.extra.clone(),
+        seen: None,
+        flags: window.flags.clone(),
     })
 }
 

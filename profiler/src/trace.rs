@@ -59,6 +59,8 @@ pub enum WindowEnergy {
         upper_bound_j: Option<f64>,
         /// Why it does not tell.
         reason: String,
+        /// Whether that has nothing to do with how much it was: the counter was reset, or the sensor failed.
+        is_lost: bool,
     },
 }
 
@@ -122,12 +124,14 @@ impl Trace {
         let unresolved = |upper_bound_j, reason: &str| WindowEnergy::Unresolved {
             upper_bound_j,
             reason: reason.to_owned(),
+            is_lost: false,
         };
         if end_s <= start_s {
             return unresolved(None, "the window has no length");
         }
         if let Some(gap) = self.gaps.iter().find(|gap| gap.start_s < end_s && gap.end_s >= start_s) {
-            return unresolved(None, &gap.reason);
+            let reason = gap.reason.clone();
+            return WindowEnergy::Unresolved { upper_bound_j: None, reason, is_lost: true };
         }
         match self.kind {
             SensorKind::EnergyCounter => self.counted_energy(start_s, end_s),
@@ -204,12 +208,19 @@ impl Trace {
             .filter(|power_w| power_w.is_finite())
             .reduce(f64::max);
         let peak_j = peak_w.map(|peak_w| peak_w * (end_s - start_s + self.update_period_s));
-        WindowEnergy::Unresolved { upper_bound_j: around_j.or(peak_j), reason: reason.to_owned() }
+        WindowEnergy::Unresolved {
+            upper_bound_j: around_j.or(peak_j),
+            reason: reason.to_owned(),
+            is_lost: false,
+        }
     }
 
     fn integrated_power(&self, start_s: f64, end_s: f64) -> WindowEnergy {
-        let unresolved =
-            |reason: &str| WindowEnergy::Unresolved { upper_bound_j: None, reason: reason.to_owned() };
+        let unresolved = |reason: &str| WindowEnergy::Unresolved {
+            upper_bound_j: None,
+            reason: reason.to_owned(),
+            is_lost: false,
+        };
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return unresolved("the sensor has not answered yet");
         };
@@ -227,6 +238,7 @@ impl Trace {
             return WindowEnergy::Unresolved {
                 upper_bound_j: Some(self.power_w(start_s).max(self.power_w(end_s)) * duration_s),
                 reason: "no sample lies within the window".to_owned(),
+                is_lost: false,
             };
         }
         let mut energy_j = 0.0;

@@ -4,7 +4,8 @@
 //! known truth (in the tests) another.
 
 use joulewise_engine::{
-    Cost, ModuleId, ModuleKind, Observer, Op, Phase, Program, Replay, Session, TokenBatch, WeightId,
+    Cost, ModuleId, ModuleKind, Observer, Op, Phase, Program, Repetition, Replay, Session, Sweeps,
+    TokenBatch, WeightId,
 };
 
 use crate::error::{ProfilerError, Result};
@@ -56,6 +57,17 @@ pub trait Workload {
     /// When the module owns no step, or the device fails.
     fn repeat(&mut self, module: ModuleId) -> Result<Box<dyn Repeat + '_>>;
 
+    /// Makes sets of modules ready to be run extra times behind each run of the whole program, or alone.
+    ///
+    /// # Errors
+    /// When a module owns no step, the device has no room, or it fails.
+    fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>>;
+
+    /// Bytes of the device's caches, as far as they are known.
+    fn caches(&self) -> &[u64] {
+        &[]
+    }
+
     /// Runs the whole program once, cut at modules, and records what each took.
     ///
     /// # Errors
@@ -78,6 +90,31 @@ impl Repeat for Replay<'_> {
     }
 }
 
+/// A whole program with sets of modules that can be run extra times.
+pub trait Repeated {
+    /// Runs the whole program and then the sweeps, so many times; seconds that took, waiting included.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn run(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64>;
+
+    /// Runs the sweeps alone.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64>;
+}
+
+impl Repeated for Repetition<'_> {
+    fn run(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
+        Ok(Repetition::run(self, iterations, sweeps)?)
+    }
+
+    fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
+        Ok(Repetition::rotate(self, iterations, sweeps)?)
+    }
+}
+
 /// The last program of a session.
 ///
 /// Tokens are in place and the cache is filled before anything is measured; an iteration reads no input and hands out
@@ -86,6 +123,7 @@ pub struct SessionWorkload<'a> {
     session: &'a mut Session,
     shape: WorkloadShape,
     parts: Vec<Part>,
+    caches: Vec<u64>,
 }
 
 impl<'a> SessionWorkload<'a> {
@@ -127,7 +165,14 @@ impl<'a> SessionWorkload<'a> {
         let shape = WorkloadShape { phase: key.phase, batch: key.batch, tokens: key.tokens, kv_length };
         let cuts = program.cuts(joulewise_engine::Granularity::Module);
         let parts = cuts.iter().map(|cut| part(&program, cut.module, cut.steps.clone(), kv_length)).collect();
-        Ok(SessionWorkload { session, shape, parts })
+        Ok(SessionWorkload { session, shape, parts, caches: Vec::new() })
+    }
+
+    /// With the sizes of the device's caches.
+    #[must_use]
+    pub fn with_caches(mut self, caches: Vec<u64>) -> Self {
+        self.caches = caches;
+        self
     }
 }
 
@@ -171,6 +216,14 @@ impl Workload for SessionWorkload<'_> {
 
     fn repeat(&mut self, module: ModuleId) -> Result<Box<dyn Repeat + '_>> {
         Ok(Box::new(self.session.replay(module)?))
+    }
+
+    fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>> {
+        Ok(Box::new(self.session.repetition(sets)?))
+    }
+
+    fn caches(&self) -> &[u64] {
+        &self.caches
     }
 
     fn observe(&mut self, times: &mut ModuleTimes) -> Result<()> {

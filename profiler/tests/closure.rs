@@ -25,6 +25,8 @@ const PERIOD_S: f64 = 0.5e-3;
 fn protocol() -> Protocol {
     let mut protocol = Protocol::quick();
     protocol.trials = 3;
+    // Regression has tests of its own.
+    protocol.regression = false;
     protocol.min_window_s = WINDOW_S;
     protocol.replay_trials = 2;
     protocol.replay_min_window_s = WINDOW_S;

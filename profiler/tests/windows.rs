@@ -29,7 +29,7 @@ fn resolved(trace: &Trace, start_s: f64, end_s: f64) -> (f64, f64, u64) {
 
 fn unresolved(trace: &Trace, start_s: f64, end_s: f64) -> (Option<f64>, String) {
     match trace.energy(start_s, end_s) {
-        WindowEnergy::Unresolved { upper_bound_j, reason } => (upper_bound_j, reason),
+        WindowEnergy::Unresolved { upper_bound_j, reason, .. } => (upper_bound_j, reason),
         WindowEnergy::Resolved { energy_j, .. } => panic!("resolved to {energy_j} J"),
     }
 }

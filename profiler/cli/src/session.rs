@@ -10,7 +10,7 @@ use joulewise_kernels::KernelError;
 use joulewise_kernels::cuda::driver::CudaError;
 use joulewise_models::{LoadedModel, ModelSpec, load};
 use joulewise_profiler::meter::MeteredDevice;
-use joulewise_profiler::process;
+use joulewise_profiler::{environment, process};
 
 use crate::calibration::calibrate;
 use crate::options::{Device, RunOptions};
@@ -68,6 +68,8 @@ pub(crate) struct Chosen {
     available_bytes: Option<usize>,
     /// Whose joules count.
     pub(crate) metered: MeteredDevice,
+    /// Bytes of its caches.
+    pub(crate) caches: Vec<u64>,
 }
 
 impl Chosen {
@@ -101,7 +103,8 @@ fn cpu(options: &RunOptions) -> Chosen {
         None => CpuBackend::with_all_cores(),
     };
     let available_bytes = process::available_memory_bytes().and_then(|bytes| usize::try_from(bytes).ok());
-    Chosen { backend: Box::new(backend), available_bytes, metered: MeteredDevice::Cpu }
+    let caches = environment::cache_bytes();
+    Chosen { backend: Box::new(backend), available_bytes, metered: MeteredDevice::Cpu, caches }
 }
 
 /// The first GPU that the driver names.
@@ -109,5 +112,6 @@ fn cuda() -> Result<Chosen> {
     let backend = CudaBackend::new(0)?;
     let (free_bytes, _) = backend.memory_bytes()?;
     let metered = MeteredDevice::Gpu { index: 0 };
-    Ok(Chosen { backend: Box::new(backend), available_bytes: Some(free_bytes), metered })
+    let caches = vec![backend.cache_bytes() as u64];
+    Ok(Chosen { backend: Box::new(backend), available_bytes: Some(free_bytes), metered, caches })
 }

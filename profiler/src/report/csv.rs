@@ -43,6 +43,10 @@ struct Row<'a> {
     first_order_energy_j: Option<f64>,
     replay_energy_j: Option<f64>,
     replay_time_s: Option<f64>,
+    rotation_energy_j: Option<f64>,
+    regression_energy_j: Option<f64>,
+    regression_ci95_j: Option<f64>,
+    regression_time_s: Option<f64>,
 }
 
 /// Writes the modules of all phases of all models.
@@ -91,6 +95,10 @@ fn rows<'a>(model: &'a ModelProfile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
         first_order_energy_j: None,
         replay_energy_j: None,
         replay_time_s: None,
+        rotation_energy_j: None,
+        regression_energy_j: None,
+        regression_ci95_j: None,
+        regression_time_s: None,
     };
     let mut rows: Vec<Row<'a>> = phase
         .modules
@@ -106,6 +114,10 @@ fn rows<'a>(model: &'a ModelProfile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
             first_order_energy_j: row.first_order.energy_j,
             replay_energy_j: row.replay.as_ref().and_then(|replay| replay.energy_j),
             replay_time_s: row.replay_time.map(|time| time.duration_s),
+            rotation_energy_j: row.rotation.as_ref().and_then(|energy| energy.energy_j),
+            regression_energy_j: row.regression.as_ref().and_then(|energy| energy.energy_j),
+            regression_ci95_j: row.regression.as_ref().and_then(|energy| energy.ci95_j),
+            regression_time_s: row.regression_time.map(|time| time.duration_s),
             ..base(&row.path, &row.kind, row.time, row.energy(attribution))
         })
         .collect();

@@ -4,6 +4,7 @@ mod chart;
 pub mod csv;
 pub mod html;
 pub mod json;
+mod phase;
 mod phase_view;
 pub mod quantity;
 pub mod table;

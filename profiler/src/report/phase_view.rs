@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::energy::{Energy, Provenance};
 use crate::report::chart::{self, PowerChart, Roofline, Tick};
-use crate::report::json::{Attribution, EnergyClosure, GroupRow, ModuleRow, PhaseProfile};
+use crate::report::json::{Attribution, GroupRow, ModuleRow, PhaseProfile};
 use crate::report::quantity;
-use crate::report::table::energy_closure;
+use crate::report::table::{self, energy_closure};
 
 #[derive(Serialize)]
 pub(crate) struct PhaseView {
@@ -335,18 +335,18 @@ impl ModuleView {
 fn closure(phase: &PhaseProfile) -> Vec<ClosureView> {
     let whole = &phase.whole.energy;
     let whole_j = whole.energy_j.unwrap_or(0.0);
-    let closures = [
-        (
-            "modules, first-order",
-            "time share × mean power of the cut program",
-            Some(&phase.closure.first_order),
-        ),
-        ("modules, replay", "each module by itself, over and over", phase.closure.replay.as_ref()),
-    ];
-    let present =
-        || closures.iter().filter_map(|(name, detail, closure)| Some((*name, *detail, (*closure)?)));
+    let present = || {
+        table::closures(phase).map(|(name, closure)| {
+            let detail = match name {
+                "regression" => "what the whole costs more when a class runs extra times within it",
+                "rotation" => "each class by itself, going round its layers",
+                "replay" => "each module by itself, over and over",
+                _ => "time share × mean power of the cut program",
+            };
+            (format!("modules, {name}"), detail, closure)
+        })
+    };
     let longest_j = present().filter_map(|(.., closure)| closure.sum.energy_j).fold(whole_j, f64::max);
-    let ratio = |closure: &EnergyClosure| closure.ratio.map_or("unresolved".to_owned(), quantity::percent);
     let mut rows = vec![ClosureView {
         name: "whole program".to_owned(),
         detail: "one piece, in windows of its own",
@@ -357,10 +357,10 @@ fn closure(phase: &PhaseProfile) -> Vec<ClosureView> {
         provenance: Some(whole.provenance),
     }];
     rows.extend(present().map(|(name, detail, closure)| ClosureView {
-        name: name.to_owned(),
+        name,
         detail,
         value: quantity::energy(&closure.sum),
-        ratio: ratio(closure),
+        ratio: quantity::ratio(closure),
         width: of(closure.sum.energy_j.unwrap_or(0.0), longest_j),
         is_reference: false,
         provenance: Some(closure.sum.provenance),

@@ -2,7 +2,7 @@
 
 use crate::energy::{Energy, Provenance};
 use crate::metrics::Metric;
-use crate::report::json::Timing;
+use crate::report::json::{EnergyClosure, Timing};
 
 const PREFIXES: &[(f64, &str)] = &[
     (1e12, "T"),
@@ -69,6 +69,12 @@ pub fn systematic(energy: &Energy) -> String {
 /// A share of 1 in per cent: `12.3 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+/// What a sum is of its whole: `98.7 ± 0.4 %`.
+pub fn ratio(closure: &EnergyClosure) -> String {
+    let percent = |ratio: f64| si_with_ci(100.0 * ratio, closure.ratio_ci95.map(|ci95| 100.0 * ci95), "%");
+    closure.ratio.map_or_else(|| Provenance::Unresolved.name().to_owned(), percent)
 }
 
 /// Bytes with decimal prefixes: `1.50 MB`; a dash where there are none.

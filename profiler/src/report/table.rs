@@ -141,23 +141,80 @@ fn closure_rows(phase: &PhaseProfile, width: usize, time_at: usize, energy_at: u
 
 /// The closure of the attribution that the rows show.
 pub fn energy_closure(phase: &PhaseProfile) -> &EnergyClosure {
-    match (phase.attribution, &phase.closure.replay) {
-        (Attribution::Replay, Some(replay)) => replay,
-        _ => &phase.closure.first_order,
+    let closure = &phase.closure;
+    match phase.attribution {
+        Attribution::FirstOrder => None,
+        Attribution::Replay => closure.replay.as_ref(),
+        Attribution::Regression => closure.regression.as_ref(),
     }
+    .unwrap_or(&closure.first_order)
 }
 
 /// The closures in one line: what the sums are of the whole.
 pub fn closure(phase: &PhaseProfile) -> String {
-    let ratio = |closure: &EnergyClosure| closure.ratio.map_or("unresolved".to_owned(), quantity::percent);
     let closure = &phase.closure;
-    let replay = closure.replay.as_ref().map(|closure| format!(", energy by replay {}", ratio(closure)));
-    format!(
-        "sum of the modules over the whole: time {}, energy first-order {}{}",
-        quantity::percent(closure.time.ratio),
-        ratio(&closure.first_order),
-        replay.unwrap_or_default()
-    )
+    let mut line =
+        format!("sum of the modules over the whole: time {}", quantity::percent(closure.time.ratio));
+    for (name, closure) in closures(phase) {
+        line += &format!(", energy by {name} {}", quantity::ratio(closure));
+    }
+    line
+}
+
+/// Every closure in energy that a phase has, the primary one first.
+pub fn closures(phase: &PhaseProfile) -> impl Iterator<Item = (&'static str, &EnergyClosure)> {
+    let closure = &phase.closure;
+    let all = [
+        ("regression", closure.regression.as_ref()),
+        ("rotation", closure.rotation.as_ref()),
+        ("replay", closure.replay.as_ref()),
+        ("first-order", Some(&closure.first_order)),
+    ];
+    all.into_iter().filter_map(|(name, closure)| Some((name, closure?)))
+}
+
+/// One row per class of modules, by regression; costs are those of one run of one module.
+pub fn classes(phase: &PhaseProfile) -> Table {
+    let header =
+        ["class", "modules", "extra", "share", "energy each", "above idle", "time each", "power", "rotation"];
+    let rows = phase.classes.iter().map(|row| {
+        let energy = |energy: &Option<Energy>| energy.as_ref().map_or(String::new(), quantity::energy);
+        vec![
+            row.name.clone(),
+            row.modules.len().to_string(),
+            row.sweeps.to_string(),
+            row.share.map_or(String::new(), quantity::percent),
+            energy(&row.energy),
+            energy(&row.dynamic_energy),
+            row.time.as_ref().map_or(String::new(), quantity::timing),
+            row.power_w.map_or(String::new(), |power_w| quantity::si(power_w, "W")),
+            row.rotation_ratio.map_or(String::new(), quantity::percent),
+        ]
+    });
+    Table::new(&header, rows.collect())
+}
+
+/// How the regression went, in one line.
+pub fn regression(phase: &PhaseProfile) -> Option<String> {
+    let regression = phase.regression.as_ref()?;
+    let additivity = regression.additivity.map(|additivity| {
+        format!(
+            "; unseen mixtures are predicted {} off on average ({} of them)",
+            quantity::percent(additivity.mean_absolute_error),
+            additivity.n
+        )
+    });
+    Some(format!(
+        "regression over {} trials in {} rounds: condition number {:.1}, scatter of a trial {:.2} %, of a round {:.2} %, \
+         beside the modules {}{}",
+        regression.n_trials,
+        regression.n_rounds,
+        regression.condition_number,
+        100.0 * regression.scatter_relative,
+        100.0 * regression.round_scatter_relative,
+        quantity::energy(&regression.outside),
+        additivity.unwrap_or_default()
+    ))
 }
 
 fn labelled(energy: &Energy) -> String {

@@ -1,17 +1,14 @@
 //! A device that runs modules of known duration and power, as a workload.
 //!
 //! Its power over time is written down ahead: a run of so many iterations takes exactly their time on the device,
-//! however late the test's own thread wakes up. What the thread oversleeps, the device idles.
+//! however late the test's own thread wakes up. What the thread oversleeps, the device idles. Under a simulated clock
+//! nobody oversleeps.
 
-use std::thread;
-use std::time::Duration;
-
-use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase, Span};
+use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase, Span, Sweeps};
 use joulewise_profiler::Result;
-use joulewise_profiler::clock;
 use joulewise_profiler::observer::ModuleTimes;
 use joulewise_profiler::sensor::simulated::SimulatedDevice;
-use joulewise_profiler::workload::{Part, Repeat, Workload, WorkloadShape};
+use joulewise_profiler::workload::{Part, Repeat, Repeated, Workload, WorkloadShape};
 
 /// What the device draws between runs.
 pub(crate) const IDLE_W: f64 = 1.0;
@@ -41,11 +38,19 @@ pub(crate) const WHOLE_S: f64 = 13.5e-3;
 /// The modules as a workload on a device.
 pub(crate) struct SimulatedWorkload {
     device: SimulatedDevice,
+    modules: Vec<Module>,
     parts: Vec<Part>,
+    /// What everything draws more at a time, relative to what it should.
+    drift: Box<dyn Fn(f64) -> f64>,
+    idle_w: f64,
 }
 
 impl SimulatedWorkload {
     pub(crate) fn new(device: &SimulatedDevice) -> Self {
+        SimulatedWorkload::of(device, MODULES)
+    }
+
+    pub(crate) fn of(device: &SimulatedDevice, modules: &[Module]) -> Self {
         let part = |(index, (path, kind, block, ..)): (usize, &Module)| Part {
             module: ModuleId(index as u32 + 1),
             path: (*path).to_owned(),
@@ -55,31 +60,82 @@ impl SimulatedWorkload {
             weight_bytes: 1000,
             cost: Cost { flops: 1e6, bytes_read: 2e5, bytes_written: 1e5, weight_bytes: 1e5 },
         };
-        SimulatedWorkload { device: device.clone(), parts: MODULES.iter().enumerate().map(part).collect() }
+        SimulatedWorkload {
+            device: device.clone(),
+            modules: modules.to_vec(),
+            parts: modules.iter().enumerate().map(part).collect(),
+            drift: Box::new(|_| 0.0),
+            idle_w: device.power_w(device.clock().now_s()),
+        }
+    }
+
+    /// On a device whose power drifts.
+    pub(crate) fn drifting(mut self, drift: impl Fn(f64) -> f64 + 'static) -> Self {
+        self.drift = Box::new(drift);
+        self
+    }
+
+    fn pattern(&self, modules: impl IntoIterator<Item = ModuleId>) -> Vec<(f64, f64)> {
+        let of = |ModuleId(id)| {
+            let (.., duration_s, power_w) = self.modules[id as usize - 1];
+            (duration_s, power_w)
+        };
+        modules.into_iter().map(of).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = ModuleId> + use<> {
+        (1..=self.modules.len() as u32).map(ModuleId)
+    }
+
+    /// Runs modules one behind the other, over and over.
+    fn run(&self, iterations: usize, pattern: &[(f64, f64)]) -> f64 {
+        let clock = self.device.clock();
+        let start_s = clock.now_s();
+        let period_s: f64 = pattern.iter().map(|(duration_s, _)| duration_s).sum();
+        let end_s = start_s + iterations as f64 * period_s;
+        let gain = 1.0 + (self.drift)((start_s + end_s) / 2.0);
+        let drifted: Vec<_> =
+            pattern.iter().map(|(duration_s, power_w)| (*duration_s, power_w * gain)).collect();
+        self.device.run_at(start_s, &drifted);
+        self.device.set_power_at(end_s, self.idle_w);
+        while clock.now_s() < end_s {
+            clock.wait_until(end_s);
+        }
+        end_s - start_s
     }
 }
 
-/// Modules to run one behind the other, over and over.
-struct Loop {
-    device: SimulatedDevice,
-    modules: Vec<Module>,
+struct Loop<'a> {
+    workload: &'a SimulatedWorkload,
+    pattern: Vec<(f64, f64)>,
 }
 
-impl Repeat for Loop {
+impl Repeat for Loop<'_> {
     fn run(&mut self, iterations: usize) -> Result<f64> {
-        let start_s = clock::now_s();
-        let mut end_s = start_s;
-        for _ in 0..iterations {
-            for (.., duration_s, power_w) in &self.modules {
-                self.device.set_power_at(end_s, *power_w);
-                end_s += duration_s;
-            }
-        }
-        self.device.set_power_at(end_s, IDLE_W);
-        while clock::now_s() < end_s {
-            thread::sleep(Duration::from_secs_f64((end_s - clock::now_s()).max(0.0)));
-        }
-        Ok(end_s - start_s)
+        Ok(self.workload.run(iterations, &self.pattern))
+    }
+}
+
+struct Sets<'a> {
+    workload: &'a SimulatedWorkload,
+    sets: Vec<Vec<ModuleId>>,
+}
+
+impl Sets<'_> {
+    fn pattern(&self, sweeps: &[Sweeps]) -> Vec<(f64, f64)> {
+        let of = |sweeps: &Sweeps| self.workload.pattern(self.sets[sweeps.set].clone()).repeat(sweeps.count);
+        sweeps.iter().flat_map(of).collect()
+    }
+}
+
+impl Repeated for Sets<'_> {
+    fn run(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
+        let pattern = [self.workload.pattern(self.workload.all()), self.pattern(sweeps)].concat();
+        Ok(self.workload.run(iterations, &pattern))
+    }
+
+    fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
+        Ok(self.workload.run(iterations, &self.pattern(sweeps)))
     }
 }
 
@@ -93,17 +149,21 @@ impl Workload for SimulatedWorkload {
     }
 
     fn repeat(&mut self, module: ModuleId) -> Result<Box<dyn Repeat + '_>> {
-        let modules = match module {
-            ModuleId::ROOT => MODULES.to_vec(),
-            ModuleId(id) => vec![MODULES[id as usize - 1]],
+        let pattern = match module {
+            ModuleId::ROOT => self.pattern(self.all()),
+            module => self.pattern([module]),
         };
-        Ok(Box::new(Loop { device: self.device.clone(), modules }))
+        Ok(Box::new(Loop { workload: self, pattern }))
+    }
+
+    fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>> {
+        Ok(Box::new(Sets { workload: self, sets: sets.to_vec() }))
     }
 
     fn observe(&mut self, times: &mut ModuleTimes) -> Result<()> {
-        self.repeat(ModuleId::ROOT)?.run(1)?;
+        self.run(1, &self.pattern(self.all()));
         let mut start_s = 0.0;
-        let spans = MODULES.iter().zip(&self.parts).map(|((.., duration_s, _), part)| {
+        let spans = self.modules.iter().zip(&self.parts).map(|((.., duration_s, _), part)| {
             let span = Span { module: part.module, steps: 0..1, start_s, duration_s: *duration_s };
             start_s += duration_s;
             span

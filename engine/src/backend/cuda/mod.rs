@@ -46,6 +46,11 @@ impl CudaBackend {
         self.kernels.context().name()
     }
 
+    /// Bytes of the device's second-level cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.kernels.context().l2_bytes()
+    }
+
     /// Free and total bytes of device memory; the free ones are what [`crate::SessionOptions`] may be told.
     ///
     /// # Errors

@@ -53,6 +53,19 @@ pub(crate) struct Profile {
     /// protocol.
     #[arg(long)]
     iterations: Option<NonZeroUsize>,
+    /// Rounds go on until the 95 % intervals of the whole and of every class of modules above 2 % of it are this
+    /// narrow, relative to the figure.
+    #[arg(long, default_value_t = 0.01)]
+    target_ci: f64,
+    /// Seconds per phase after which no further round begins.
+    #[arg(long)]
+    time_limit: Option<f64>,
+    /// Do not run modules extra times within the program: no attribution by regression.
+    #[arg(long)]
+    no_regression: bool,
+    /// A module that is measured apart from its like in other layers, by path; may be given again.
+    #[arg(long)]
+    apart: Vec<String>,
     /// Seed of the order of trials.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -102,7 +115,7 @@ impl Profile {
                 if interrupted.load(Ordering::Relaxed) {
                     break;
                 }
-                let mut workload = make(&mut opened.session, &batch)?;
+                let mut workload = make(&mut opened.session, &batch)?.with_caches(chosen.caches.clone());
                 let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
                 let phase = self.measure(name, &mut workload, &setup, &mut document, interrupted)?;
                 if !self.json {
@@ -132,9 +145,14 @@ impl Profile {
         if let Some(trials) = self.trials {
             protocol.trials = trials.get();
             protocol.replay_trials = trials.get();
+            protocol.max_trials = trials.get();
         }
         protocol.iterations = self.iterations.map(NonZeroUsize::get);
         protocol.seed = self.seed;
+        protocol.target_relative_ci = self.target_ci;
+        protocol.time_limit_s = self.time_limit.unwrap_or(protocol.time_limit_s);
+        protocol.regression = !self.no_regression;
+        protocol.apart.clone_from(&self.apart);
         protocol
     }
 
@@ -203,7 +221,11 @@ impl Profile {
         show_table(&table::summary(phase))?;
         show_table(&table::kinds(phase))?;
         show_table(&if self.modules { table::modules(phase) } else { table::layers(phase) })?;
+        if phase.regression.is_some() {
+            show_table(&table::classes(phase))?;
+        }
         output::line(table::closure(phase))?;
+        table::regression(phase).map_or(Ok(()), output::line)?;
         phase.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))
     }
 }

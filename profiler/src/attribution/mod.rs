@@ -1,26 +1,32 @@
 //! From trials to joules per module.
 //!
-//! Two ways stand side by side. **First-order**: a module's share of the time within the cut program, times the mean
+//! Several ways stand side by side. **First-order**: a module's share of the time within the cut program, times the mean
 //! power of that trial. It is always there and always sums to what the cut program used, so its sum checks only what
 //! cutting itself cost; it is wrong where modules differ in power. **Replay**: each module by itself, over and over,
 //! until the sensor resolves it. It measures each module's own power, with its weights as warm as caches make them.
+//! **Rotation**: the same in turns with the other modules of its class, so that weights come from memory.
+//! **Regression**, the primary one: what the whole program costs more when a class of modules is run extra times within
+//! it ([`classes`]): a module's energy where it counts, at the whole program's clocks, temperature and cache state.
 //!
-//! Both are held against the whole program in one piece, measured in windows of its own. What is left over is a row,
-//! `unattributed`, and nothing is rescaled.
+//! All are held against the whole program in one piece, measured in windows of its own, which the regression has not
+//! seen. What is left over is a row, `unattributed`, and nothing is rescaled.
 
-use std::collections::BTreeMap;
+mod classes;
+mod notes;
 
 use joulewise_engine::{Cost, ModuleId, Phase};
 
+use crate::classes::are_equal;
 use crate::clock;
 use crate::energy::{Energy, EnergyReading, Provenance};
-use crate::experiment::{Record, Target, Trial, are_equal};
+use crate::experiment::{Protocol, Record, Seen, Target, Trial};
 use crate::metrics::{Metric, Value};
 use crate::report::json::{
     Attribution, Closure, EnergyClosure, GroupRow, ModuleRow, PhaseProfile, TimeClosure, TimelineSpan,
     Timing, Whole, WindowRow,
 };
 use crate::workload::{Part, WorkloadShape};
+use classes::Classes;
 
 /// How far the sum of replayed modules may lie from the whole for reports to show it.
 const REPLAY_CLOSES_WITHIN: f64 = 0.10;
@@ -28,41 +34,66 @@ const REPLAY_CLOSES_WITHIN: f64 = 0.10;
 /// The energy between two moments, one reading per sensor.
 pub type EnergyBetween<'a> = &'a dyn Fn(f64, f64) -> Vec<EnergyReading>;
 
+/// What a phase is attributed from.
+pub struct Basis<'a> {
+    /// Shape of an iteration.
+    pub shape: WorkloadShape,
+    /// The modules.
+    pub parts: &'a [Part],
+    /// The trials.
+    pub record: &'a Record,
+    /// What the sensors saw.
+    pub energy_between: EnergyBetween<'a>,
+    /// Indices of the sensors that count.
+    pub primary: &'a [usize],
+    /// The protocol that was followed.
+    pub protocol: &'a Protocol,
+}
+
 /// A trial with its energy.
 struct Resolved<'a> {
     trial: &'a Trial,
-    /// By the primary sensors, of the whole window.
-    energy: Energy,
-    readings: Vec<EnergyReading>,
+    seen: Seen,
 }
 
 impl Resolved<'_> {
     fn per_iteration(&self) -> Energy {
-        self.energy.scaled(1.0 / self.trial.iterations as f64)
+        self.seen.energy.scaled(1.0 / self.trial.iterations as f64)
     }
 }
 
-/// Turns the trials of a workload into a phase of a profile. `primary` are the indices of the sensors that count.
-pub fn attribute(
-    shape: WorkloadShape,
-    parts: &[Part],
-    record: &Record,
-    energy_between: EnergyBetween<'_>,
-    primary: &[usize],
-) -> PhaseProfile {
-    let resolved: Vec<Resolved<'_>> = record
-        .trials
-        .iter()
-        .map(|trial| {
-            let readings = energy_between(trial.start_s, trial.start_s + trial.duration_s);
-            let chosen: Vec<&EnergyReading> = primary.iter().filter_map(|&i| readings.get(i)).collect();
-            Resolved { trial, energy: Energy::of_window(&chosen), readings }
-        })
-        .collect();
+impl Basis<'_> {
+    fn resolved(&self) -> Vec<Resolved<'_>> {
+        let resolve = |trial| Resolved { trial, seen: self.seen(trial) };
+        self.record.trials.iter().map(resolve).collect()
+    }
+
+    fn seen(&self, trial: &Trial) -> Seen {
+        if let Some(seen) = &trial.seen {
+            return seen.clone();
+        }
+        let readings = (self.energy_between)(trial.start_s, trial.start_s + trial.duration_s);
+        let chosen: Vec<&EnergyReading> = self.primary.iter().filter_map(|&i| readings.get(i)).collect();
+        let silence = chosen.iter().find(|reading| reading.reason.is_some());
+        Seen {
+            energy: Energy::of_window(&chosen),
+            by_sensor: readings.iter().map(|reading| Energy::of_window(&[reading])).collect(),
+            reason: silence
+                .and_then(|reading| Some(format!("{}: {}", reading.sensor, reading.reason.as_ref()?))),
+            is_lost: chosen.iter().any(|reading| reading.is_lost),
+        }
+    }
+}
+
+/// Turns the trials of a workload into a phase of a profile.
+pub fn attribute(basis: &Basis<'_>) -> PhaseProfile {
+    let Basis { shape, parts, record, .. } = *basis;
+    let resolved = basis.resolved();
     let trials = Trials { parts, resolved: &resolved };
-    let modules: Vec<ModuleRow> = (0..parts.len()).map(|index| trials.module(index)).collect();
+    let classes = Classes::fit(&trials, record, basis.protocol.bootstrap_draws, basis.protocol.seed);
     let whole = trials.whole();
-    let closure = trials.closure(&whole, &modules);
+    let modules: Vec<ModuleRow> = (0..parts.len()).map(|index| trials.module(index, &classes)).collect();
+    let closure = trials.closure(&whole, &modules, &classes);
     let attribution = attribution(&closure);
     PhaseProfile {
         name: shape.phase.name().to_owned(),
@@ -73,16 +104,29 @@ pub fn attribute(
         warm_up_iterations: record.warm_up_iterations,
         metrics: metrics(shape, &whole),
         attribution,
-        layers: trials.groups(&modules, layer_names(parts)),
-        kinds: trials.groups(&modules, kind_names(parts)),
+        layers: trials.groups(&modules, layer_names(parts), &classes),
+        kinds: trials.groups(&modules, kind_names(parts), &classes),
+        classes: classes.rows(&whole),
+        regression: classes.summary(),
         timeline: timeline(record),
         power_samples: Vec::new(),
         windows: windows(&resolved),
-        notes: [silences(&resolved, primary), notes(parts, record, &whole, &closure)].concat(),
+        notes: notes::all(&trials, record, &whole, &closure, attribution),
         closure,
         whole,
         modules,
     }
+}
+
+/// Whether the whole, and every class above a share of it, is known as well as the protocol asks for.
+pub fn is_precise(basis: &Basis<'_>) -> bool {
+    let resolved = basis.resolved();
+    let trials = Trials { parts: basis.parts, resolved: &resolved };
+    let whole = trials.whole().energy;
+    let target = basis.protocol.target_relative_ci;
+    let relative = whole.energy_j.zip(whole.ci95_j).map(|(energy_j, ci95_j)| ci95_j / energy_j);
+    let is_known = relative.is_some_and(|relative| relative <= target);
+    is_known && Classes::fit(&trials, basis.record, 0, 0).are_precise(basis.protocol)
 }
 
 /// The trials of one workload, by target.
@@ -92,8 +136,12 @@ struct Trials<'a> {
 }
 
 impl Trials<'_> {
+    /// The trials of a target. Windows that were lost (a counter was reset, a sensor failed) are left out where others
+    /// are left: losing them had nothing to do with what they held.
     fn of(&self, target: Target) -> impl Iterator<Item = &Resolved<'_>> {
-        self.resolved.iter().filter(move |resolved| resolved.trial.target == target)
+        let of_target = move |resolved: &&Resolved<'_>| resolved.trial.target == target;
+        let is_any_left = self.resolved.iter().filter(of_target).any(|resolved| !resolved.seen.is_lost);
+        self.resolved.iter().filter(of_target).filter(move |resolved| !is_any_left || !resolved.seen.is_lost)
     }
 
     fn whole(&self) -> Whole {
@@ -106,14 +154,13 @@ impl Trials<'_> {
         let energy = Energy::mean(&energies);
         // Window lengths, not device times: power is what the sensor saw over its window.
         let mean_window_s = Timing::of(&per_iteration(|trial| Some(trial.duration_s)).unwrap_or_default());
-        let idle = self.of(Target::Idle).next();
-        let idle_power = idle.map(|idle| idle.energy.scaled(1.0 / idle.trial.duration_s));
+        let idle_power = self.idle_power();
         let idle_energy = idle_power.as_ref().map(|power| power.scaled(mean_window_s.duration_s));
-        let n_sensors = trials.first().map_or(0, |trial| trial.readings.len());
+        let n_sensors = trials.iter().map(|trial| trial.seen.by_sensor.len()).min().unwrap_or(0);
         let by_sensor = (0..n_sensors).map(|sensor| {
             let of_sensor: Vec<Energy> = trials
                 .iter()
-                .map(|t| Energy::of_window(&[&t.readings[sensor]]).scaled(1.0 / t.trial.iterations as f64))
+                .map(|t| t.seen.by_sensor[sensor].scaled(1.0 / t.trial.iterations as f64))
                 .collect();
             Energy::mean(&of_sensor)
         });
@@ -128,6 +175,10 @@ impl Trials<'_> {
             },
             power_w: energy.energy_j.map(|energy_j| energy_j / mean_window_s.duration_s),
             idle_power_w: idle_power.and_then(|power| power.energy_j),
+            idle_powers_w: self
+                .of(Target::Idle)
+                .filter_map(|idle| Some(idle.seen.energy.energy_j? / idle.trial.duration_s))
+                .collect(),
             cpu_time_s: per_iteration(|trial| trial.cpu_time_s).map(|values| Timing::of(&values).duration_s),
             by_sensor: by_sensor.collect(),
             energy,
@@ -135,6 +186,13 @@ impl Trials<'_> {
             bytes_read: cost.bytes_read,
             bytes_written: cost.bytes_written,
         }
+    }
+
+    /// Mean power of the idle machine: joules of one second.
+    fn idle_power(&self) -> Option<Energy> {
+        let powers: Vec<Energy> =
+            self.of(Target::Idle).map(|idle| idle.seen.energy.scaled(1.0 / idle.trial.duration_s)).collect();
+        (!powers.is_empty()).then(|| Energy::mean(&powers))
     }
 
     fn cost(&self, belongs: &dyn Fn(usize) -> bool) -> Cost {
@@ -159,12 +217,12 @@ impl Trials<'_> {
         let energies: Vec<Energy> = self
             .of(Target::Observed)
             .zip(&times_s)
-            .map(|(resolved, time_s)| resolved.energy.scaled(time_s / resolved.trial.duration_s))
+            .map(|(resolved, time_s)| resolved.seen.energy.scaled(time_s / resolved.trial.duration_s))
             .collect();
         attributed(Energy::mean(&energies))
     }
 
-    fn module(&self, index: usize) -> ModuleRow {
+    fn module(&self, index: usize, classes: &Classes<'_>) -> ModuleRow {
         let part = &self.parts[index];
         let times_s = self.observed_s(&|other| other == index);
         let (replay, replay_time, is_replayed) = self.replay(part);
@@ -184,6 +242,9 @@ impl Trials<'_> {
             first_order: self.first_order(&|other| other == index),
             replay,
             is_replayed,
+            rotation: classes.rotation(part.module),
+            regression: classes.energy(&[part.module]),
+            regression_time: classes.time(&[part.module]),
         }
     }
 
@@ -211,7 +272,7 @@ impl Trials<'_> {
     }
 
     /// Sums over the parts of the same name, in the order of the names' first appearance.
-    fn groups(&self, modules: &[ModuleRow], names: Vec<String>) -> Vec<GroupRow> {
+    fn groups(&self, modules: &[ModuleRow], names: Vec<String>, classes: &Classes<'_>) -> Vec<GroupRow> {
         let mut members: Vec<(&String, Vec<usize>)> = Vec::new();
         for (index, name) in names.iter().enumerate() {
             match members.iter_mut().find(|(other, _)| *other == name) {
@@ -227,6 +288,9 @@ impl Trials<'_> {
                 let cost = self.cost(&belongs);
                 let replays: Option<Vec<&Energy>> =
                     indices.iter().map(|&index| modules[index].replay.as_ref()).collect();
+                let rotations: Option<Vec<&Energy>> =
+                    indices.iter().map(|&index| modules[index].rotation.as_ref()).collect();
+                let ids: Vec<ModuleId> = indices.iter().map(|&index| self.parts[index].module).collect();
                 GroupRow {
                     name: name.clone(),
                     n_modules: indices.len(),
@@ -237,19 +301,30 @@ impl Trials<'_> {
                     time_share: self.share(&times_s),
                     first_order: self.first_order(&belongs),
                     replay: replays.map(Energy::sum),
+                    rotation: rotations.map(Energy::sum),
+                    regression: classes.energy(&ids),
                 }
             })
             .collect()
     }
 
-    fn closure(&self, whole: &Whole, modules: &[ModuleRow]) -> Closure {
-        let energy_closure = |sum: Energy| EnergyClosure {
-            unattributed: whole.energy.minus(&sum),
-            ratio: sum.energy_j.zip(whole.energy.energy_j).map(|(sum_j, whole_j)| sum_j / whole_j),
-            sum,
+    fn closure(&self, whole: &Whole, modules: &[ModuleRow], classes: &Classes<'_>) -> Closure {
+        let energy_closure = |sum: Energy| {
+            let ratio = sum.energy_j.zip(whole.energy.energy_j).map(|(sum_j, whole_j)| sum_j / whole_j);
+            let relative = |energy: &Energy| Some(energy.ci95_j? / energy.energy_j?);
+            EnergyClosure {
+                unattributed: whole.energy.minus(&sum),
+                ratio_ci95: ratio
+                    .zip(relative(&sum).zip(relative(&whole.energy)))
+                    .map(|(ratio, (sum, whole))| ratio * sum.hypot(whole)),
+                ratio,
+                sum,
+            }
         };
         let sum_s = Timing::of(&self.observed_s(&|_| true)).duration_s;
-        let replays: Option<Vec<&Energy>> = modules.iter().map(|row| row.replay.as_ref()).collect();
+        let all = |of: fn(&ModuleRow) -> Option<&Energy>| -> Option<Vec<&Energy>> {
+            modules.iter().map(of).collect()
+        };
         Closure {
             time: TimeClosure {
                 sum_s,
@@ -257,16 +332,20 @@ impl Trials<'_> {
                 ratio: if whole.time.duration_s > 0.0 { sum_s / whole.time.duration_s } else { 0.0 },
             },
             first_order: energy_closure(self.first_order(&|_| true)),
-            replay: replays.map(|replays| energy_closure(Energy::sum(replays))),
+            replay: all(|row| row.replay.as_ref()).map(|replays| energy_closure(Energy::sum(replays))),
+            rotation: all(|row| row.rotation.as_ref()).map(|rows| energy_closure(Energy::sum(rows))),
+            regression: classes.closure(whole),
         }
     }
 }
 
-/// The attribution that reports draw: replay where it is resolved and adds up to the whole, else first-order.
+/// The attribution that reports draw: regression where there is one; else replay where it is resolved and adds up to
+/// the whole; else first-order.
 fn attribution(closure: &Closure) -> Attribution {
-    let ratio = closure.replay.as_ref().and_then(|replay| replay.ratio);
-    match ratio {
-        Some(ratio) if (ratio - 1.0).abs() <= REPLAY_CLOSES_WITHIN => Attribution::Replay,
+    let ratio = |closure: &Option<EnergyClosure>| closure.as_ref().and_then(|closure| closure.ratio);
+    match (ratio(&closure.regression), ratio(&closure.replay)) {
+        (Some(_), _) => Attribution::Regression,
+        (None, Some(ratio)) if (ratio - 1.0).abs() <= REPLAY_CLOSES_WITHIN => Attribution::Replay,
         _ => Attribution::FirstOrder,
     }
 }
@@ -320,13 +399,15 @@ fn timeline(record: &Record) -> Vec<TimelineSpan> {
 
 fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
     let begin_s = resolved.first().map_or(0.0, |resolved| resolved.trial.start_s);
-    let row = |resolved: &Resolved<'_>| {
-        let trial = resolved.trial;
+    let row = |Resolved { trial, seen }: &Resolved<'_>| {
         let (target, module) = match trial.target {
             Target::Idle => ("idle", None),
             Target::Whole => ("whole", None),
             Target::Observed => ("observed", None),
             Target::Replay(module) => ("replay", Some(module.0)),
+            Target::Rotation(_) => ("rotation", None),
+            Target::Repeated => ("repeated", None),
+            Target::Mixture => ("mixture", None),
         };
         WindowRow {
             target: target.to_owned(),
@@ -339,46 +420,15 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
             run_s: trial.run_s,
             cpu_time_s: trial.cpu_time_s,
             module_times_s: trial.part_s.clone(),
-            energy_j: resolved.energy.energy_j,
+            extra: trial.extra.clone(),
+            energy_j: seen.energy.energy_j,
+            sampling_j: seen.energy.ci95_j,
+            provenance: seen.energy.provenance,
+            reason: seen.reason.clone(),
+            is_lost: seen.is_lost,
+            by_sensor_j: seen.by_sensor.iter().map(|energy| energy.energy_j).collect(),
+            flags: trial.flags.clone(),
         }
     };
     resolved.iter().map(row).collect()
-}
-
-/// What sensors said, or did not, of windows of the whole program that stayed unresolved.
-fn silences(resolved: &[Resolved<'_>], primary: &[usize]) -> Vec<String> {
-    let whole: Vec<_> = resolved.iter().filter(|resolved| resolved.trial.target == Target::Whole).collect();
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for reading in whole.iter().flat_map(|r| primary.iter().filter_map(|&sensor| r.readings.get(sensor))) {
-        if let Some(reason) = &reading.reason {
-            *counts.entry((&reading.sensor, reason)).or_default() += 1;
-        }
-    }
-    let note = |((sensor, reason), n): (&(&str, &str), &usize)| {
-        format!("{sensor} did not resolve {n} of {} windows of the whole program: {reason}", whole.len())
-    };
-    counts.iter().map(note).collect()
-}
-
-fn notes(parts: &[Part], record: &Record, whole: &Whole, closure: &Closure) -> Vec<String> {
-    let mut notes = Vec::new();
-    if !record.replayed.is_empty() && record.replayed.len() < parts.len() {
-        notes.push(format!(
-            "{} of {} modules were replayed (first, middle and last of equal ones); they stand for the others",
-            record.replayed.len(),
-            parts.len()
-        ));
-    }
-    let replay_ratio = closure.replay.as_ref().and_then(|replay| replay.ratio);
-    if let (Some(ratio), Attribution::FirstOrder) = (replay_ratio, attribution(closure)) {
-        notes.push(format!(
-            "replayed by themselves, the modules account for {:.0} % of the whole (their weights stay in the caches, or \
-             the machine was busy): the rows show first-order energies instead",
-            100.0 * ratio
-        ));
-    }
-    if whole.energy.provenance == Provenance::Estimated {
-        notes.push("no sensor measures this device: every joule is an estimate".to_owned());
-    }
-    notes
 }

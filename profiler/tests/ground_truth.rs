@@ -1,0 +1,257 @@
+//! Attribution by regression on a device of known joules, through everything between sensor and report.
+//!
+//! Time is simulated: an experiment of minutes takes milliseconds, so that the claims that profiles make of themselves
+//! (95 % intervals, closure) can be held against the truth a thousand times.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says how often intervals held")]
+
+#[allow(dead_code, reason = "each test program uses its own part of the simulation")]
+mod simulation;
+
+use std::f64::consts::TAU;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use joulewise_engine::ModuleKind;
+use joulewise_profiler::clock::SimulatedClock;
+use joulewise_profiler::experiment::Protocol;
+use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+use joulewise_profiler::profile::{Setup, profile};
+use joulewise_profiler::report::json::{Attribution, PhaseProfile};
+use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
+use joulewise_profiler::statistics::spearman;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use simulation::{Module, SimulatedWorkload};
+
+/// A small GPU: the products draw much, what only moves data draws little and takes its time.
+const GPU: &[Module] = &[
+    ("embed", ModuleKind::Embedding, None, 0.10e-3, 60.0),
+    ("h.0.norm", ModuleKind::Norm, Some(0), 0.15e-3, 90.0),
+    ("h.0.attn", ModuleKind::Attention, Some(0), 0.80e-3, 110.0),
+    ("h.0.up", ModuleKind::MlpUp, Some(0), 0.40e-3, 420.0),
+    ("h.0.down", ModuleKind::MlpDown, Some(0), 0.50e-3, 380.0),
+    ("h.1.norm", ModuleKind::Norm, Some(1), 0.15e-3, 90.0),
+    ("h.1.attn", ModuleKind::Attention, Some(1), 0.80e-3, 110.0),
+    ("h.1.up", ModuleKind::MlpUp, Some(1), 0.40e-3, 420.0),
+    ("h.1.down", ModuleKind::MlpDown, Some(1), 0.50e-3, 380.0),
+    ("head", ModuleKind::Head, None, 0.60e-3, 300.0),
+];
+
+/// What it draws at rest.
+const STATIC_W: f64 = 50.0;
+
+/// What a module uses.
+fn truth_j(path: &str) -> f64 {
+    let (.., duration_s, power_w) = GPU.iter().find(|module| module.0 == path).unwrap();
+    duration_s * power_w
+}
+
+fn protocol(seed: u64) -> Protocol {
+    let mut protocol = Protocol::default();
+    protocol.min_updates = 12.0;
+    protocol.time_limit_s = 600.0;
+    protocol.replay_trials = 0;
+    protocol.bootstrap_draws = 300;
+    protocol.seed = seed;
+    protocol
+}
+
+/// The counter of a GPU: updated every 100 ms, 25 ms late, noisy.
+fn counter(device: &SimulatedDevice, seed: u64) -> SimulatedSensor {
+    SimulatedSensor::counter(device, 0.1)
+        .with_staleness(0.025)
+        .with_counter_noise(0.05, seed)
+        .with_resolution(1e-3)
+        .named("counter", 0.05)
+}
+
+/// Temperature: a slow wave of half a per cent, of random phase and length.
+fn temperature(random: &mut Pcg64) -> impl Fn(f64) -> f64 + 'static {
+    let (period_s, phase) = (random.random_range(20.0..80.0), random.random_range(0.0..TAU));
+    move |time_s| 0.005 * (TAU * time_s / period_s + phase).sin()
+}
+
+fn measure(
+    protocol: &Protocol,
+    drift: impl Fn(f64) -> f64 + 'static,
+    sensor: impl FnOnce(&SimulatedDevice) -> SimulatedSensor,
+) -> PhaseProfile {
+    let clock = SimulatedClock::new();
+    let device = SimulatedDevice::on(clock.clone(), STATIC_W);
+    let meter = EnergyMeter::simulated(&clock, vec![Box::new(sensor(&device))]);
+    let mut workload = SimulatedWorkload::of(&device, GPU).drifting(drift);
+    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol };
+    profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn run(seed: u64) -> PhaseProfile {
+    let mut random = Pcg64::seed_from_u64(seed);
+    measure(&protocol(seed), temperature(&mut random), |device| counter(device, seed))
+}
+
+/// What of a run is counted.
+#[derive(Clone, Default)]
+struct Tally {
+    runs: usize,
+    held: Vec<usize>,
+    closure_held: usize,
+    worst_closure: f64,
+    relative_ci: Vec<f64>,
+}
+
+#[test]
+fn intervals_of_regression_hold_the_truth_in_a_thousand_runs() {
+    const RUNS: u64 = 1000;
+    let tally = Arc::new(Mutex::new(Tally {
+        held: vec![0; GPU.len()],
+        relative_ci: vec![0.0; GPU.len()],
+        ..Tally::default()
+    }));
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let tally = Arc::clone(&tally);
+            thread::spawn(move || {
+                for seed in (thread..RUNS).step_by(4) {
+                    let phase = run(seed);
+                    let mut tally = tally.lock().unwrap();
+                    tally.runs += 1;
+                    for (index, row) in phase.modules.iter().enumerate() {
+                        let energy = row.regression.as_ref().unwrap();
+                        let (energy_j, ci95_j) = (energy.energy_j.unwrap(), energy.ci95_j.unwrap());
+                        let truth_j = truth_j(&row.path);
+                        tally.held[index] += usize::from((energy_j - truth_j).abs() <= ci95_j);
+                        tally.relative_ci[index] += ci95_j / truth_j / RUNS as f64;
+                    }
+                    let closure = phase.closure.regression.as_ref().unwrap();
+                    let (ratio, ci95) = (closure.ratio.unwrap(), closure.ratio_ci95.unwrap());
+                    tally.closure_held += usize::from((ratio - 1.0).abs() <= ci95);
+                    tally.worst_closure = tally.worst_closure.max((ratio - 1.0).abs());
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let tally = tally.lock().unwrap().clone();
+    for (module, (held, ci)) in GPU.iter().zip(tally.held.iter().zip(&tally.relative_ci)) {
+        println!("{:10} held {held} of {}, mean half width {:.2} %", module.0, tally.runs, 100.0 * ci);
+    }
+    println!(
+        "closure held {} of {}, worst {:.2} %",
+        tally.closure_held,
+        tally.runs,
+        100.0 * tally.worst_closure
+    );
+    assert_eq!(tally.runs, RUNS as usize);
+    for (module, held) in GPU.iter().zip(&tally.held) {
+        assert!(*held >= 930, "{}: {held} of {RUNS} intervals hold the truth", module.0);
+    }
+    assert!(tally.closure_held >= 930, "{} of {RUNS}", tally.closure_held);
+    assert!(tally.worst_closure <= 0.01, "{}", tally.worst_closure);
+}
+
+#[test]
+fn first_order_misranks_what_regression_ranks_right() {
+    let phase = run(1);
+    assert_eq!(phase.attribution, Attribution::Regression);
+    let layer: Vec<_> = phase.modules.iter().filter(|row| row.block == Some(0)).collect();
+    let truth: Vec<f64> = layer.iter().map(|row| truth_j(&row.path)).collect();
+    let first_order: Vec<f64> = layer.iter().map(|row| row.first_order.energy_j.unwrap()).collect();
+    let regression: Vec<f64> =
+        layer.iter().map(|row| row.regression.as_ref().unwrap().energy_j.unwrap()).collect();
+    // By time, attention (0.8 ms at 110 W) comes first; by joules, both products come before it.
+    assert_eq!(spearman(&regression, &truth), Some(1.0));
+    assert!(spearman(&first_order, &truth).unwrap() < 0.5, "{first_order:?} {truth:?}");
+    let attention = layer.iter().position(|row| row.path == "h.0.attn").unwrap();
+    assert!(first_order[attention] > 2.0 * truth[attention]);
+}
+
+/// Whether what a phase says of its modules is true, within `times` its own intervals.
+fn is_true(phase: &PhaseProfile, times: f64) -> bool {
+    phase.modules.iter().all(|row| {
+        let energy = row.regression.as_ref().unwrap();
+        (energy.energy_j.unwrap() - truth_j(&row.path)).abs() <= times * energy.ci95_j.unwrap()
+    })
+}
+
+/// Half widths are Student's t at 4 degrees of freedom, 2.78 standard errors: twice that is left once in 200.
+const SURELY: f64 = 2.0;
+
+fn steady(_: f64) -> f64 {
+    0.0
+}
+
+#[test]
+fn a_counter_that_wraps_over_and_over_loses_nothing() {
+    // RAPL: updated every millisecond, and here wrapping every 20 J, a tenth of a second at full power. The sampler
+    // reads it every 20 ms, 8 J at most.
+    let rapl = |device: &SimulatedDevice| SimulatedSensor::counter(device, 1e-3).with_range(20.0);
+    let phase = measure(&protocol(2), steady, rapl);
+    assert!(phase.windows.iter().all(|window| window.energy_j.is_some()));
+    for row in &phase.modules {
+        let energy_j = row.regression.as_ref().unwrap().energy_j.unwrap();
+        // A window of 0.1 s is known to a period of 1 ms at each end, and stands beside four others; classes add half of
+        // an iteration to it, so relative errors of windows (1 %) double.
+        assert!((energy_j / truth_j(&row.path) - 1.0).abs() < 0.05, "{}: {energy_j}", row.path);
+    }
+}
+
+#[test]
+fn a_counter_that_is_reset_half_way_loses_the_window_and_no_more() {
+    let phase = measure(&protocol(3), steady, |device| counter(device, 3).reset_at(40.0));
+    let lost: Vec<_> = phase.windows.iter().filter(|window| window.is_lost).collect();
+    assert_eq!(lost.len(), 1, "one window was open at 40 s");
+    assert_eq!((lost[0].energy_j, lost[0].reason.as_deref()), (None, Some("counter: the counter was reset")));
+    assert!(
+        phase.notes.iter().any(|note| note.contains("left out") && note.contains("reset")),
+        "{:?}",
+        phase.notes
+    );
+    assert!(is_true(&phase, SURELY));
+}
+
+#[test]
+fn a_sensor_that_dies_half_way_leaves_what_it_has_told() {
+    let phase = measure(&protocol(4), steady, |device| counter(device, 4).dying_at(50.0));
+    let lost = phase.windows.iter().filter(|window| window.is_lost).count();
+    assert!(lost > 3 && lost < phase.windows.len() - 20, "{lost} of {}", phase.windows.len());
+    assert!(phase.notes.iter().any(|note| note.contains("it died")), "{:?}", phase.notes);
+    assert!(is_true(&phase, SURELY));
+}
+
+#[test]
+fn a_sensor_that_is_too_slow_for_its_windows_resolves_nothing_and_says_so() {
+    let mut protocol = protocol(5);
+    protocol.iterations = Some(3);
+    let phase = measure(&protocol, steady, |device| counter(device, 5));
+    assert!(phase.closure.regression.is_none() && phase.regression.is_none());
+    assert_eq!(phase.attribution, Attribution::FirstOrder);
+    assert!(phase.modules.iter().all(|row| row.energy(phase.attribution).energy_j.is_none()));
+    assert!(phase.modules.iter().all(|row| row.regression_time.is_some()), "time needs no energy sensor");
+}
+
+#[test]
+fn throttling_widens_the_intervals_instead_of_moving_the_figures() {
+    // For a third of the time the device draws a tenth less: every module by as much.
+    let throttled = |time_s: f64| if (time_s / 30.0).rem_euclid(3.0) < 1.0 { -0.1 } else { 0.0 };
+    let mut protocol = protocol(6);
+    protocol.max_trials = 10;
+    protocol.trials = 10;
+    let calm = measure(&protocol, steady, |device| counter(device, 6));
+    let phase = measure(&protocol, throttled, |device| counter(device, 6));
+    let ci = |phase: &PhaseProfile| phase.modules[3].regression.as_ref().unwrap().ci95_j.unwrap();
+    assert!(ci(&phase) > 3.0 * ci(&calm));
+    for row in &phase.modules {
+        let energy = row.regression.as_ref().unwrap();
+        // The truth is what the module draws on average, a thirtieth less than when calm.
+        let truth_j = truth_j(&row.path) * (1.0 - 0.1 / 3.0);
+        assert!(
+            (energy.energy_j.unwrap() - truth_j).abs() <= SURELY * energy.ci95_j.unwrap(),
+            "{}",
+            row.path
+        );
+    }
+}
