@@ -54,6 +54,17 @@ pub struct ProgramKey {
     pub keep_hidden_states: bool,
 }
 
+impl ProgramKey {
+    /// Rows of a value.
+    fn rows(&self, domain: RowDomain) -> usize {
+        match domain {
+            RowDomain::Tokens => self.batch * self.tokens,
+            RowDomain::Logits if self.all_logits => self.batch * self.tokens,
+            RowDomain::Logits | RowDomain::Sequences => self.batch,
+        }
+    }
+}
+
 /// A contiguous range of steps that is run as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -95,11 +106,6 @@ impl Program {
                 _ => steps.push(step.clone()),
             }
         }
-        let rows = |domain| match domain {
-            RowDomain::Tokens => key.batch * key.tokens,
-            RowDomain::Logits if key.all_logits => key.batch * key.tokens,
-            RowDomain::Logits | RowDomain::Sequences => key.batch,
-        };
         let cut = |same: &dyn Fn(&Step, &Step) -> bool, module: &dyn Fn(&Step) -> ModuleId| {
             let mut cuts: Vec<Cut> = Vec::new();
             for (index, step) in steps.iter().enumerate() {
@@ -115,35 +121,7 @@ impl Program {
         let modules = cut(&|a, b| a.module == b.module, &|step| step.module);
         let single_steps = cut(&|_, _| false, &|step| step.module);
         let whole = [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }];
-        let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
-        for (index, step) in steps.iter().enumerate() {
-            if let Some(y) = step.op.output() {
-                let shape = graph.value(y);
-                lives[y.index()] = Some(Life { steps: index..index, size: rows(shape.domain) * shape.cols });
-            }
-            for input in step.op.inputs() {
-                if let Some(life) = &mut lives[alias[input.value.index()].index()] {
-                    life.steps.end = index;
-                }
-            }
-        }
-        // What flows into a module stays as it is until the module's end, so that the whole of it can be run again.
-        for range in graph.modules.iter().filter_map(|(id, _)| module_steps(&graph, &steps, id)) {
-            for input in steps[range.clone()].iter().flat_map(|step| step.op.inputs()) {
-                if let Some(life) = &mut lives[alias[input.value.index()].index()]
-                    && life.steps.start < range.start
-                {
-                    life.steps.end = life.steps.end.max(range.end - 1);
-                }
-            }
-        }
-        let kept = if key.keep_hidden_states { graph.hidden_states.as_slice() } else { &[] };
-        for value in kept.iter().chain([&graph.output]) {
-            if let Some(life) = &mut lives[alias[value.index()].index()] {
-                life.steps.end = steps.len();
-            }
-        }
-        let arena = Arena::plan(&lives);
+        let arena = Arena::plan(&lives(&graph, key, &steps, &alias));
         let sets = Vec::new();
         Ok(Program {
             key,
@@ -221,6 +199,16 @@ impl Program {
         self.sets.get(set).cloned()
     }
 
+    /// An arena in which no two values share a slot whose lives are less than `room` steps apart: for backends that do
+    /// neighbouring steps at once.
+    pub(crate) fn arena_with_room(&self, room: usize) -> Arena {
+        let mut lives = lives(&self.graph, self.key, &self.steps, &self.alias);
+        for life in lives.iter_mut().flatten() {
+            life.steps = life.steps.start.saturating_sub(room)..life.steps.end + room;
+        }
+        Arena::plan(&lives)
+    }
+
     /// Whether values have to lie where the arena says, because that is what the program is for.
     pub(crate) fn has_fixed_places(&self) -> bool {
         !self.sets.is_empty()
@@ -249,12 +237,7 @@ impl Program {
     /// Rows and columns of a value in this program.
     pub fn shape(&self, value: ValueId) -> (usize, usize) {
         let shape = self.graph.value(value);
-        let rows = match shape.domain {
-            RowDomain::Tokens => self.key.batch * self.key.tokens,
-            RowDomain::Logits if self.key.all_logits => self.key.batch * self.key.tokens,
-            RowDomain::Logits | RowDomain::Sequences => self.key.batch,
-        };
-        (rows, shape.cols)
+        (self.key.rows(shape.domain), shape.cols)
     }
 
     /// Slot that holds a value, `None` when this program never writes it.
@@ -312,6 +295,39 @@ impl Program {
         }
         total
     }
+}
+
+/// When each value is written and last read.
+fn lives(graph: &ModelGraph, key: ProgramKey, steps: &[Step], alias: &[ValueId]) -> Vec<Option<Life>> {
+    let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
+    for (index, step) in steps.iter().enumerate() {
+        if let Some(y) = step.op.output() {
+            let shape = graph.value(y);
+            lives[y.index()] = Some(Life { steps: index..index, size: key.rows(shape.domain) * shape.cols });
+        }
+        for input in step.op.inputs() {
+            if let Some(life) = &mut lives[alias[input.value.index()].index()] {
+                life.steps.end = index;
+            }
+        }
+    }
+    // What flows into a module stays as it is until the module's end, so that the whole of it can be run again.
+    for range in graph.modules.iter().filter_map(|(id, _)| module_steps(graph, steps, id)) {
+        for input in steps[range.clone()].iter().flat_map(|step| step.op.inputs()) {
+            if let Some(life) = &mut lives[alias[input.value.index()].index()]
+                && life.steps.start < range.start
+            {
+                life.steps.end = life.steps.end.max(range.end - 1);
+            }
+        }
+    }
+    let kept = if key.keep_hidden_states { graph.hidden_states.as_slice() } else { &[] };
+    for value in kept.iter().chain([&graph.output]) {
+        if let Some(life) = &mut lives[alias[value.index()].index()] {
+            life.steps.end = steps.len();
+        }
+    }
+    lives
 }
 
 fn module_steps(graph: &ModelGraph, steps: &[Step], module: ModuleId) -> Option<Range<usize>> {

@@ -11,9 +11,9 @@ struct Keys {
 #define TILE 32
 
 template <typename T, int DIMS> // DIMS: dimensions per thread, at least head_dim / 8
-__device__ void attention(const float *q, int q_stride, const T *k, const T *v, Keys ks, Keys vs, int tokens,
+__device__ void attention(const T *q, int q_stride, const T *k, const T *v, Keys ks, Keys vs, int tokens,
                           int heads, int kv_heads, int head_dim, const u32 *kv_start, int capacity, float scale,
-                          int causal, int window, const float *slopes, const u8 *mask, int mask_stride, float *y) {
+                          int causal, int window, const float *slopes, const u8 *mask, int mask_stride, T *y) {
     extern __shared__ float shared[];
     let_next_start();
     wait_for_previous();
@@ -29,7 +29,7 @@ __device__ void attention(const float *q, int q_stride, const T *k, const T *v, 
     for (int i = threadIdx.x; i < QUERIES * head_dim; i += blockDim.x) {
         int r = i / head_dim, d = i - r * head_dim;
         u64 row = (u64)b * tokens + first + r;
-        queries[r * pitch + d] = first + r < tokens ? q[row * q_stride + h * head_dim + d] : 0.0f;
+        queries[r * pitch + d] = first + r < tokens ? to_f32(q[row * q_stride + h * head_dim + d]) : 0.0f;
     }
     float result[DIMS];
 #pragma unroll
@@ -111,15 +111,16 @@ __device__ void attention(const float *q, int q_stride, const T *k, const T *v, 
 #pragma unroll
     for (int i = 0; i < DIMS; i++)
         if (lane + 8 * i < head_dim)
-            y[row * heads * head_dim + h * head_dim + lane + 8 * i] = result[i] * inverse;
+            y[row * heads * head_dim + h * head_dim + lane + 8 * i] =
+                from_f32<T>(result[i] * inverse);
 }
 
 #define ATTENTION(NAME, T, DIMS)                                                                                       \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        NAME(const float *q, int q_stride, const T *k, const T *v, int k_batch_stride, int k_head_stride,              \
+        NAME(const T *q, int q_stride, const T *k, const T *v,     int k_batch_stride, int k_head_stride,              \
              int k_token_stride, int v_batch_stride, int v_head_stride, int v_token_stride, int tokens, int heads,     \
              int kv_heads, int head_dim, const u32 *kv_start, int capacity, float scale, int causal, int window,       \
-             const float *slopes, const u8 *mask, int mask_stride, float *y) {                                         \
+             const float *slopes, const u8 *mask, int mask_stride, T *y) {                                             \
         Keys ks = {(u64)(u32)k_batch_stride, (u64)(u32)k_head_stride, (u64)(u32)k_token_stride};                       \
         Keys vs = {(u64)(u32)v_batch_stride, (u64)(u32)v_head_stride, (u64)(u32)v_token_stride};                       \
         attention<T, DIMS>(q, q_stride, k, v, ks, vs, tokens, heads, kv_heads, head_dim, kv_start, capacity, scale,    \

@@ -54,21 +54,22 @@ template <> struct Eight<float> {
     }
 };
 
-__device__ __forceinline__ float rotated(const float *row, int d, int rotary, const float *cosines, const float *sines) {
+template <typename T>
+__device__ __forceinline__ float rotated(const T *row, int d, int rotary, const float *cosines, const float *sines) {
     int half = rotary / 2;
     if (d >= rotary)
-        return row[d];
+        return to_f32(row[d]);
     int at = d < half ? d : d - half;
     float cosine = cosines[at], sine = sines[at];
-    return d < half ? row[d] * cosine - row[d + half] * sine : row[d] * cosine + row[d - half] * sine;
+    return to_f32(row[d]) * cosine + (d < half ? -to_f32(row[d + half]) : to_f32(row[d - half])) * sine;
 }
 
 template <typename T, int GROUP>
-__device__ void decode(const float *q, int q_stride, const float *k_new, int k_stride, const float *v_new, int v_stride,
+__device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, const T *v_new, int v_stride,
                        T *keys, T *values, int heads, int kv_heads, int head_dim, int lanes, int capacity,
                        const u32 *kv_start, float scale, int window, const float *slopes, const float *cosines,
                        const float *sines, int table_rows, int rotary, const u32 *positions, int writes_cache,
-                       float *partials, int max_chunks, u32 *counters, float *y) {
+                       float *partials, int max_chunks, u32 *counters, T *y) {
     extern __shared__ __align__(16) float shared[];
     // A power of two, so that dividing by it is a shift.
     const int padded = lanes * 8, log_padded = __ffs(padded) - 1;
@@ -95,7 +96,7 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     const int dim = lane * 8, valid = head_dim - dim;
     const bool is_whole = head_dim % 8 == 0 && valid >= 8;
 
-    const float *q_row = q + (u64)b * q_stride + first_head * head_dim;
+    const T *q_row = q + (u64)b * q_stride + first_head * head_dim;
     for (int i = threadIdx.x; i < GROUP * padded; i += THREADS) {
         int g = i >> log_padded, d = i & (padded - 1);
         qs[i] = g < heads_here && d < head_dim
@@ -105,11 +106,11 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
     const u64 head_at = ((u64)b * kv_heads + kv_head) * capacity * head_dim;
     if (writes_cache) {
         // Whoever has the last chunk would read what another block writes: the new key is taken from here instead.
-        const float *k_row = k_new + (u64)b * k_stride + kv_head * head_dim;
-        const float *v_row = v_new + (u64)b * v_stride + kv_head * head_dim;
+        const T *k_row = k_new + (u64)b * k_stride + kv_head * head_dim;
+        const T *v_row = v_new + (u64)b * v_stride + kv_head * head_dim;
         for (int d = threadIdx.x; d < padded; d += THREADS) {
             T key = from_f32<T>(d < head_dim ? rotated(k_row, d, rotary, cosines + table_row, sines + table_row) : 0.0f);
-            T value = from_f32<T>(d < head_dim ? v_row[d] : 0.0f);
+            T value = d < head_dim ? v_row[d] : from_f32<T>(0.0f);
             new_key[d] = key;
             new_value[d] = value;
             if (blockIdx.y == 0 && part == 0 && d < head_dim) {
@@ -262,17 +263,18 @@ __device__ void decode(const float *q, int q_stride, const float *k_new, int k_s
             sum += weight * __ldcg(chunk + head_dim + 1);
             x += weight * __ldcg(chunk + d);
         }
-        y[(u64)b * heads * head_dim + (first_head + g) * head_dim + d] = sum > 0 ? x / sum : 0.0f;
+        y[(u64)b * heads * head_dim + (first_head + g) * head_dim + d] =
+            from_f32<T>(sum > 0 ? x / sum : 0.0f);
     }
 }
 
 #define DECODE(NAME, T, GROUP)                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
-        NAME(const float *q, int q_stride, const float *k_new, int k_stride, const float *v_new, int v_stride,         \
+        NAME(const T *q, int q_stride, const T *k_new, int k_stride, const T *v_new, int v_stride,                     \
              T *keys, T *values, int heads, int kv_heads, int head_dim, int lanes, int capacity, const u32 *kv_start,  \
              float scale, int window, const float *slopes, const float *cosines, const float *sines, int table_rows,   \
              int rotary, const u32 *positions, int writes_cache, float *partials, int max_chunks, u32 *counters,       \
-             float *y) {                                                                                               \
+             T *y) {                                                                                                   \
         decode<T, GROUP>(q, q_stride, k_new, k_stride, v_new, v_stride, keys, values, heads, kv_heads, head_dim,       \
                          lanes, capacity, kv_start, scale, window, slopes, cosines, sines, table_rows, rotary,         \
                          positions, writes_cache, partials, max_chunks, counters, y);                                  \

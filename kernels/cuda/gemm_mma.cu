@@ -61,18 +61,20 @@ __device__ __forceinline__ void multiply(float *c, const u32 *a, const u32 *b, b
 __device__ __forceinline__ int place(int row, int piece) { return row * TILE_K + ((piece ^ (row >> 1)) & 3) * 8; }
 
 template <int ROWS, int THREADS>
-__device__ __forceinline__ void load_tile(u16 *tile, const u16 *matrix, int first, int rows, int k, int base) {
+__device__ __forceinline__ void load_tile(u16 *tile, const u16 *matrix, int stride, int first, int rows, int k,
+                                          int base) {
 #pragma unroll
     for (int i = 0; i < ROWS * 4 / THREADS; i++) {
         int index = threadIdx.x + i * THREADS, row = index / 4, piece = index % 4;
         bool exists = first + row < rows && base + piece * 8 < k;
-        copy16(tile + place(row, piece), matrix + (exists ? (u64)(first + row) * k + base + piece * 8 : 0), exists);
+        copy16(tile + place(row, piece), matrix + (exists ? (u64)(first + row) * stride + base + piece * 8 : 0), exists);
     }
 }
 
 template <typename T, int TILE_M, int TILE_N, int WARPS_M, int WARPS_N, int STAGES>
-__device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const float *bias, int kind,
-                     const float *residual, int residual_stride, float *y, u16 *y16) {
+__device__ void gemm(const u16 *x, int stride, int m, int k, const u16 *w, int n, const float *bias, const float *row_scale,
+                     const float *column_scale, int kind, const void *residual, int residual_type, int residual_stride,
+                     void *y, int y_type) {
     extern __shared__ __align__(128) u16 tiles[];
     const int THREADS = WARPS_M * WARPS_N * 32, STAGE = (TILE_M + TILE_N) * TILE_K;
     const int ROWS = TILE_M / WARPS_M / 16, COLS = TILE_N / WARPS_N / 8;
@@ -89,8 +91,8 @@ __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const floa
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
         if (s < steps) {
-            load_tile<TILE_M, THREADS>(tiles + s * STAGE, x, row, m, k, s * TILE_K);
-            load_tile<TILE_N, THREADS>(tiles + s * STAGE + TILE_M * TILE_K, w, col, n, k, s * TILE_K);
+            load_tile<TILE_M, THREADS>(tiles + s * STAGE, x, stride, row, m, k, s * TILE_K);
+            load_tile<TILE_N, THREADS>(tiles + s * STAGE + TILE_M * TILE_K, w, k, col, n, k, s * TILE_K);
         }
         commit();
     }
@@ -101,8 +103,8 @@ __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const floa
         int coming = step + STAGES - 1;
         if (coming < steps) {
             u16 *stage = tiles + coming % STAGES * STAGE;
-            load_tile<TILE_M, THREADS>(stage, x, row, m, k, coming * TILE_K);
-            load_tile<TILE_N, THREADS>(stage + TILE_M * TILE_K, w, col, n, k, coming * TILE_K);
+            load_tile<TILE_M, THREADS>(stage, x, stride, row, m, k, coming * TILE_K);
+            load_tile<TILE_N, THREADS>(stage + TILE_M * TILE_K, w, k, col, n, k, coming * TILE_K);
         }
         commit();
         const u16 *xs = tiles + step % STAGES * STAGE, *ws = xs + TILE_M * TILE_K;
@@ -129,7 +131,7 @@ __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const floa
     wait_copies<0>();
     __syncthreads();
     float *sums = (float *)tiles + warp * 16 * PITCH;
-    const bool is_even = n % 2 == 0 && (!residual || residual_stride % 2 == 0);
+    const bool is_aligned = are_rows_aligned(y, n), is_residual_aligned = are_rows_aligned(residual, residual_stride);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
 #pragma unroll
@@ -140,52 +142,41 @@ __device__ void gemm(const u16 *x, int m, int k, const u16 *w, int n, const floa
                     make_float2(c[i][j][2 * h], c[i][j][2 * h + 1]);
         __syncwarp();
 #pragma unroll 1
-        for (int e = lane; e < 16 * WIDTH / 2; e += 32) {
-            int in_row = e / (WIDTH / 2), in_col = e % (WIDTH / 2) * 2;
-            int r = row + warp_row + i * 16 + in_row, at = col + warp_col + in_col;
-            if (r >= m || at >= n)
+        for (int e = lane; e < 16 * WIDTH / 8; e += 32) {
+            int in_row = e / (WIDTH / 8), in_col = e % (WIDTH / 8) * 8;
+            int r = row + warp_row + i * 16 + in_row, at = col + warp_col + in_col, count = min(n - at, 8);
+            if (r >= m || count <= 0)
                 continue;
-            bool both = at + 1 < n;
-            float2 v = *(const float2 *)(sums + in_row * PITCH + in_col);
-            if (bias) {
-                v.x += bias[at];
-                v.y += both ? bias[at + 1] : 0.0f;
+            float v[8];
+#pragma unroll
+            for (int p = 0; p < 8; p++)
+                v[p] = sums[in_row * PITCH + in_col + p];
+            float of_row = row_scale ? row_scale[r] : 1.0f;
+#pragma unroll
+            for (int p = 0; p < 8; p++) {
+                v[p] *= of_row;
+                if (column_scale)
+                    v[p] *= p < count ? column_scale[at + p] : 0.0f;
+                if (bias)
+                    v[p] += p < count ? bias[at + p] : 0.0f;
             }
-            if (kind) {
-                v.x = activation(kind, v.x);
-                v.y = activation(kind, v.y);
-            }
-            if (residual) {
-                const float *from = residual + (u64)r * residual_stride + at;
-                v.x += from[0];
-                v.y += both ? from[1] : 0.0f;
-            }
-            u64 to = (u64)r * n + at;
-            if (y && is_even) {
-                *(float2 *)(y + to) = v;
-            } else if (y) {
-                y[to] = v.x;
-                if (both)
-                    y[to + 1] = v.y;
-            }
-            if (y16 && is_even) {
-                *(u32 *)(y16 + to) = pair_from_f32<T>(v.x, v.y);
-            } else if (y16) {
-                y16[to] = from_f32<T>(v.x).bits;
-                if (both)
-                    y16[to + 1] = from_f32<T>(v.y).bits;
-            }
+            activate_eight(kind, v);
+            if (residual)
+                add_eight(v, residual, residual_type, (u64)r * residual_stride + at, count,
+                          is_residual_aligned);
+            store_eight(v, y, y_type, (u64)r * n + at, count, is_aligned);
         }
         __syncwarp();
     }
 }
 
 #define GEMM(NAME, T, TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES)                                                        \
-    extern "C" __global__ void __launch_bounds__(WARPS_M *WARPS_N * 32)                                                \
-        NAME(const u16 *x, int m, int k, const u16 *w, int n, const float *bias, int kind, const float *residual,      \
-             int residual_stride, float *y, u16 *y16) {                                                                \
-        gemm<T, TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES>(x, m, k, w, n, bias, kind, residual, residual_stride, y,     \
-                                                          y16);                                                        \
+    extern "C" __global__ void __launch_bounds__(WARPS_M *WARPS_N * 32, 1)                                             \
+        NAME(const u16 *x, int stride, int m, int k, const u16 *w, int n, const float *bias, const float *row_scale,   \
+             const float *column_scale, int kind, const void *residual, int residual_type, int residual_stride,        \
+             void *y, int y_type) {                                                                                    \
+        gemm<T, TILE_M, TILE_N, WARPS_M, WARPS_N, STAGES>(x, stride, m, k, w, n, bias, row_scale, column_scale, kind,          \
+                                                          residual, residual_type, residual_stride, y, y_type);        \
     }
 #define GEMMS(NAME, T)                                                                                                 \
     GEMM(NAME##_128, T, 128, 128, 2, 4, 3)                                                                             \

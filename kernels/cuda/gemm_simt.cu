@@ -7,8 +7,8 @@
 #define PITCH (TILE_M + 4)
 
 template <typename W>
-__device__ void gemm(const float *x, int stride, int m, int k, const W *w, int n, const float *bias, int kind,
-                     const float *residual, int residual_stride, float *y) {
+__device__ void gemm(const void *x, int x_type, int stride, int m, int k, const W *w, int n, const float *bias, int kind,
+                     const void *residual, int residual_type, int residual_stride, void *y, int y_type) {
     __shared__ __align__(16) float xs[TILE_K][PITCH];
     __shared__ __align__(16) float ws[TILE_K][PITCH];
     let_next_start();
@@ -21,7 +21,7 @@ __device__ void gemm(const float *x, int stride, int m, int k, const W *w, int n
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int r = ty + 16 * i, c = base + tx;
-            xs[tx][r] = row + r < m && c < k ? x[(u64)(row + r) * stride + c] : 0.0f;
+            xs[tx][r] = row + r < m && c < k ? load_one(x, x_type, (u64)(row + r) * stride + c) : 0.0f;
             ws[tx][r] = col + r < n && c < k ? to_f32(w[(u64)(col + r) * k + c]) : 0.0f;
         }
         __syncthreads();
@@ -37,22 +37,32 @@ __device__ void gemm(const float *x, int stride, int m, int k, const W *w, int n
         }
         __syncthreads();
     }
+    // Two rows at a time, so that activations are expanded twice only.
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i += 2) {
+        float v[8];
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int r = row + ty * 4 + i, c = col + tx * 4 + j;
+        for (int j = 0; j < 8; j++) {
+            int c = col + tx * 4 + j % 4;
+            v[j] = sums[i + j / 4][j % 4] + (bias && c < n ? bias[c] : 0.0f);
+        }
+        activate_eight(kind, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int r = row + ty * 4 + i + j / 4, c = col + tx * 4 + j % 4;
             if (r < m && c < n) {
-                float value = activation(kind, sums[i][j] + (bias ? bias[c] : 0.0f));
-                y[(u64)r * n + c] = residual ? value + residual[(u64)r * residual_stride + c] : value;
+                if (residual)
+                    v[j] += load_one(residual, residual_type, (u64)r * residual_stride + c);
+                store_one(y, y_type, (u64)r * n + c, v[j]);
             }
         }
+    }
 }
 #define GEMM(NAME, W)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        NAME(const float *x, int stride, int m, int k, const W *w, int n, const float *bias, int kind,                 \
-             const float *residual, int residual_stride, float *y) {                                                   \
-        gemm(x, stride, m, k, w, n, bias, kind, residual, residual_stride, y);                                         \
+        NAME(const void *x, int x_type, int stride, int m, int k, const W *w, int n, const float *bias, int kind,      \
+             const void *residual, int residual_type, int residual_stride, void *y, int y_type) {                      \
+        gemm(x, x_type, stride, m, k, w, n, bias, kind, residual, residual_type, residual_stride, y, y_type);          \
     }
 GEMM(gemm_simt_f32, float)
 GEMM(gemm_simt_f16, f16)

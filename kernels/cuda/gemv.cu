@@ -11,7 +11,7 @@
 template <typename W> struct Segments {
     const W *w[3];
     const float *bias[3];
-    float *y[3];
+    void *y[3];
     int end[3];
 };
 
@@ -43,7 +43,7 @@ template <typename W> __device__ __forceinline__ float dot(uint4 w, const float 
 
 // norm_kind: 0 none, 1 LayerNorm, 2 RMSNorm.
 template <int COUNT>
-__device__ void stage(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps,
+__device__ void stage(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
                       float *xs, float *scratch) {
     const int THREADS = WARPS * 32;
     float kept[KEPT];
@@ -51,14 +51,14 @@ __device__ void stage(const float *x, int k, int norm_kind, const float *gain, c
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
         int i = threadIdx.x + j * THREADS;
-        kept[j] = i < k ? x[i] : 0.0f;
+        kept[j] = i < k ? load_one(x, type, i) : 0.0f;
         sum += kept[j];
     }
     float mean = 0, inverse = 1;
     if (norm_kind) {
         if (norm_kind == 1) {
             for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS)
-                sum += x[i];
+                sum += load_one(x, type, i);
             mean = block_sum(sum, scratch) / k;
         }
         float squares = 0;
@@ -68,7 +68,7 @@ __device__ void stage(const float *x, int k, int norm_kind, const float *gain, c
             squares += centred * centred;
         }
         for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-            float centred = x[i] - mean;
+            float centred = load_one(x, type, i) - mean;
             squares += centred * centred;
         }
         inverse = 1.0f / sqrtf(block_sum(squares, scratch) / k + eps);
@@ -85,7 +85,7 @@ __device__ void stage(const float *x, int k, int norm_kind, const float *gain, c
     }
 #pragma unroll 4
     for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-        float value = x[i];
+        float value = load_one(x, type, i);
         if (norm_kind)
             value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);
         xs[place<COUNT>(i, k)] = value;
@@ -104,8 +104,8 @@ __device__ __forceinline__ const W *row_of(const Segments<W> &s, int unit, u64 k
 }
 
 template <typename W>
-__device__ void gemv(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps,
-                     Segments<W> s, int is_gate, int kind, const float *residual) {
+__device__ void gemv(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
+                     Segments<W> s, int is_gate, int kind, const void *residual, int residual_type, int y_type) {
     extern __shared__ __align__(16) float xs[];
     __shared__ float scratch[32];
     let_next_start();
@@ -121,7 +121,7 @@ __device__ void gemv(const float *x, int k, int norm_kind, const float *gain, co
     for (int i = 0; i < BATCH; i++)
         next[i] = unit < rows && piece + 32 * i < pieces ? load_stream(row + (piece + 32 * i) * COUNT) : zero;
     wait_for_previous();
-    stage<COUNT>(x, k, norm_kind, gain, shift, eps, xs, scratch);
+    stage<COUNT>(x, type, k, norm_kind, gain, shift, eps, xs, scratch);
     float sum = 0, gate_sum = 0;
     while (unit < rows) {
         uint4 now[BATCH];
@@ -155,13 +155,14 @@ __device__ void gemv(const float *x, int k, int norm_kind, const float *gain, co
                 if (is_gate) {
                     float g = gate_sum + (s.bias[0] ? s.bias[0][unit] : 0.0f);
                     float u = total + (s.bias[1] ? s.bias[1][unit] : 0.0f);
-                    s.y[0][unit] = activation(kind, g) * u;
+                    store_one(s.y[0], y_type, unit, activation(kind, g) * u);
                 } else {
                     int begin = unit < s.end[0] ? 0 : unit < s.end[1] ? s.end[0] : s.end[1];
                     const float *bias = unit < s.end[0] ? s.bias[0] : unit < s.end[1] ? s.bias[1] : s.bias[2];
-                    float *y = unit < s.end[0] ? s.y[0] : unit < s.end[1] ? s.y[1] : s.y[2];
+                    void *y = unit < s.end[0] ? s.y[0] : unit < s.end[1] ? s.y[1] : s.y[2];
                     float value = activation(kind, total + (bias ? bias[unit - begin] : 0.0f));
-                    y[unit - begin] = residual ? value + residual[unit] : value;
+                    store_one(y, y_type, unit - begin,
+                              residual ? value + load_one(residual, residual_type, unit) : value);
                 }
             }
         }
@@ -174,14 +175,15 @@ __device__ void gemv(const float *x, int k, int norm_kind, const float *gain, co
 // y0 = f(w0 x) * (w1 x).
 #define GEMV(NAME, W)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)                                                        \
-        NAME(const float *x, int k, int norm_kind, const float *gain, const float *shift, float eps, const W *w0,      \
-             const float *bias0, float *y0, int n0, const W *w1, const float *bias1, float *y1, int n1, const W *w2,   \
-             const float *bias2, float *y2, int n2, int is_gate, int kind, const float *residual) {                    \
+        NAME(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,          \
+             const W *w0, const float *bias0, void *y0, int n0, const W *w1, const float *bias1, void *y1, int n1,     \
+             const W *w2, const float *bias2, void *y2, int n2, int is_gate, int kind, const void *residual,           \
+             int residual_type, int y_type) {                                                                          \
         Segments<W> s = {{w0, w1, w2},                                                                                 \
                          {bias0, bias1, bias2},                                                                        \
                          {y0, y1, y2},                                                                                 \
                          {n0, is_gate ? n0 : n0 + n1, is_gate ? n0 : n0 + n1 + n2}};                                   \
-        gemv<W>(x, k, norm_kind, gain, shift, eps, s, is_gate, kind, residual);                                        \
+        gemv<W>(x, type, k, norm_kind, gain, shift, eps, s, is_gate, kind, residual, residual_type, y_type);           \
     }
 GEMV(gemv_f32, float)
 GEMV(gemv_f16, f16)

@@ -124,3 +124,126 @@ __device__ __forceinline__ float activation(int kind, float x) {
     default: return x;
     }
 }
+
+// Eight numbers at a time, so that each function is expanded once.
+__device__ __forceinline__ void activate_eight(int kind, float *v) {
+    switch (kind) {
+#define EACH(KIND)                                                                                                     \
+    case KIND:                                                                                                         \
+        _Pragma("unroll") for (int i = 0; i < 8; i++) v[i] = activation(KIND, v[i]);                                   \
+        break;
+        EACH(GELU_ERF)
+        EACH(GELU_TANH)
+        EACH(GELU_SIGMOID)
+        EACH(RELU)
+        EACH(SILU)
+        EACH(TANH)
+#undef EACH
+    default: break;
+    }
+}
+
+// What the elements of an activation are; the same codes as on the host.
+enum { IS_F32, IS_F16, IS_BF16 };
+
+__device__ __forceinline__ float load_one(const void *data, int type, u64 at) {
+    if (type == IS_F32)
+        return ((const float *)data)[at];
+    u16 bits = ((const u16 *)data)[at];
+    return type == IS_F16 ? to_f32(f16{bits}) : to_f32(bf16{bits});
+}
+__device__ __forceinline__ void store_one(void *data, int type, u64 at, float value) {
+    if (type == IS_F32)
+        ((float *)data)[at] = value;
+    else
+        ((u16 *)data)[at] = type == IS_F16 ? from_f32<f16>(value).bits : from_f32<bf16>(value).bits;
+}
+__device__ __forceinline__ float2 unpack_pair(u32 bits, int type) {
+    return type == IS_F16 ? pair_to_f32<f16>(bits) : pair_to_f32<bf16>(bits);
+}
+__device__ __forceinline__ u32 pack_pair(int type, float low, float high) {
+    return type == IS_F16 ? pair_from_f32<f16>(low, high) : pair_from_f32<bf16>(low, high);
+}
+
+// Whether rows of a matrix, eight elements at a time, start where 16-byte accesses may.
+__device__ __forceinline__ bool are_rows_aligned(const void *data, int stride) {
+    return stride % 8 == 0 && ((u64)data & 15) == 0;
+}
+
+// Eight neighbours, of which `count` exist, the rest reads as zero. `is_aligned`: they start at a
+// multiple of 16 bytes.
+__device__ __forceinline__ void load_eight(float *v, const void *data, int type, u64 at, int count, bool is_aligned) {
+    if (!is_aligned || count < 8) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            v[i] = i < count ? load_one(data, type, at + i) : 0.0f;
+    } else if (type == IS_F32) {
+        float4 a = *(const float4 *)((const float *)data + at), b = *(const float4 *)((const float *)data + at + 4);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    } else {
+        uint4 raw = *(const uint4 *)((const u16 *)data + at);
+        float2 a = unpack_pair(raw.x, type), b = unpack_pair(raw.y, type), c = unpack_pair(raw.z, type),
+               d = unpack_pair(raw.w, type);
+        v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+    }
+}
+__device__ __forceinline__ void add_eight(float *v, const void *data, int type, u64 at, int count, bool is_aligned) {
+    float other[8];
+    load_eight(other, data, type, at, count, is_aligned);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] += other[i];
+}
+__device__ __forceinline__ void store_eight(const float *v, void *data, int type, u64 at, int count, bool is_aligned) {
+    if (!is_aligned || count < 8) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (i < count)
+                store_one(data, type, at + i, v[i]);
+    } else if (type == IS_F32) {
+        *(float4 *)((float *)data + at) = make_float4(v[0], v[1], v[2], v[3]);
+        *(float4 *)((float *)data + at + 4) = make_float4(v[4], v[5], v[6], v[7]);
+    } else {
+        *(uint4 *)((u16 *)data + at) = make_uint4(pack_pair(type, v[0], v[1]), pack_pair(type, v[2], v[3]),
+                                                  pack_pair(type, v[4], v[5]), pack_pair(type, v[6], v[7]));
+    }
+}
+
+// The nearest number that eight bits of e4m3 hold, ties to even, saturating (OCP 8-bit floating point, section 5).
+__device__ __forceinline__ float round_to_e4m3(float x) {
+    float magnitude = fminf(fabsf(x), 448.0f);
+    u32 bits = __float_as_uint(magnitude);
+    bits = (bits + 0x7ffff + (bits >> 20 & 1)) & 0xfff00000u;
+    // Below 2^-6 steps are 2^-9 wide.
+    float rounded = magnitude < 0.015625f ? rintf(magnitude * 512.0f) * 0.001953125f : __uint_as_float(bits);
+    return x < 0 ? -rounded : rounded;
+}
+
+// How inputs are rounded to eight bits; the same codes as on the host.
+enum { NOT_ROUNDED, TO_INTEGERS, TO_E4M3 };
+
+// What maps the largest magnitude of a row to the largest code; `given` is a scale known beforehand, or 0.
+__device__ __forceinline__ float scale_of_row(float largest, int rounding, float given) {
+    if (given > 0)
+        return given;
+    return largest == 0 ? 1.0f : fmaxf(largest / (rounding == TO_E4M3 ? 448.0f : 127.0f), 1.17549435e-38f);
+}
+// The code's value.
+__device__ __forceinline__ float round_input(float x, float inverse, int rounding) {
+    x *= inverse;
+    return rounding == TO_E4M3 ? round_to_e4m3(x) : fminf(fmaxf(rintf(x), -127.0f), 127.0f);
+}
+
+// The largest over a block, in every thread; `scratch` as above.
+__device__ __forceinline__ float block_max(float x, float *scratch) {
+    x = warp_max(x);
+    int warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        scratch[warp] = x;
+    __syncthreads();
+    float largest = scratch[0];
+    for (int i = 1; i < warps; i++)
+        largest = fmaxf(largest, scratch[i]);
+    return largest;
+}

@@ -2,35 +2,31 @@
 
 // y [rows, k] = table[ids]. One block per row. An index behind the table reads its last row: the host checks indices,
 // this only keeps the device's memory safe.
-template <typename W>
-__device__ void embed(const W *table, const u32 *ids, int n, int k, float *y) {
+extern "C" __global__ void embed(const void *table, int table_type, const u32 *ids, int n, int k, void *y, int y_type) {
     let_next_start();
     wait_for_previous();
-    u64 row = min(ids[blockIdx.x], (u32)(n - 1));
-    for (int i = threadIdx.x; i < k; i += blockDim.x)
-        y[(u64)blockIdx.x * k + i] = to_f32(table[row * k + i]);
-}
-extern "C" __global__ void embed_f32(const float *table, const u32 *ids, int n, int k, float *y) {
-    embed(table, ids, n, k, y);
-}
-extern "C" __global__ void embed_f16(const f16 *table, const u32 *ids, int n, int k, float *y) {
-    embed(table, ids, n, k, y);
-}
-extern "C" __global__ void embed_bf16(const bf16 *table, const u32 *ids, int n, int k, float *y) {
-    embed(table, ids, n, k, y);
+    u64 from = (u64)min(ids[blockIdx.x], (u32)(n - 1)) * k, to = (u64)blockIdx.x * k;
+    const bool is_aligned = are_rows_aligned(table, k) && are_rows_aligned(y, k);
+    for (int i = threadIdx.x * 8; i < k; i += blockDim.x * 8) {
+        float v[8];
+        load_eight(v, table, table_type, from + i, k - i, is_aligned);
+        store_eight(v, y, y_type, to + i, k - i, is_aligned);
+    }
 }
 
 // y [count, k] = x[indices].
-extern "C" __global__ void select_rows(const float *x, int stride, const u32 *indices, int rows, int k, float *y) {
+extern "C" __global__ void select_rows(const void *x, int type, int stride, const u32 *indices, int rows, int k,
+                                       void *y, int y_type) {
     let_next_start();
     wait_for_previous();
     u64 row = min(indices[blockIdx.x], (u32)(rows - 1));
     for (int i = threadIdx.x; i < k; i += blockDim.x)
-        y[(u64)blockIdx.x * k + i] = x[row * stride + i];
+        store_one(y, y_type, (u64)blockIdx.x * k + i, load_one(x, type, row * stride + i));
 }
 
 // y [batch, k]: the mean over the visible tokens of each sequence; one thread per element, tokens in order.
-extern "C" __global__ void mean_pool(const float *x, int stride, int tokens, int k, const u8 *mask, float *y) {
+extern "C" __global__ void mean_pool(const void *x, int type, int stride, int tokens, int k, const u8 *mask, void *y,
+                                     int y_type) {
     let_next_start();
     wait_for_previous();
     int b = blockIdx.y, i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -41,80 +37,89 @@ extern "C" __global__ void mean_pool(const float *x, int stride, int tokens, int
     for (int t = 0; t < tokens; t++) {
         if (mask && !mask[(u64)b * tokens + t])
             continue;
-        sum += x[((u64)b * tokens + t) * stride + i];
+        sum += load_one(x, type, ((u64)b * tokens + t) * stride + i);
         visible++;
     }
-    y[(u64)b * k + i] = sum / max(visible, 1);
+    store_one(y, y_type, (u64)b * k + i, sum / max(visible, 1));
 }
 
-// y [rows, cols] = f(x).
-extern "C" __global__ void activate(const float *x, int stride, int rows, int cols, int kind, float *y) {
+// Eight elements of a row per thread: where they lie, and how many there are.
+struct Eighth {
+    u64 row;
+    int col, count;
+};
+__device__ __forceinline__ bool find_eighth(Eighth &at, int rows, int cols) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    int pieces = (cols + 7) / 8;
+    at.row = i / pieces;
+    at.col = (int)(i - at.row * pieces) * 8;
+    at.count = min(cols - at.col, 8);
+    return at.row < (u64)rows;
+}
+
+// y [rows, cols] = f(x); without a function it copies and rounds.
+extern "C" __global__ void activate(const void *x, int type, int stride, int rows, int cols, int kind, void *y,
+                                    int y_type, int y_stride) {
     let_next_start();
     wait_for_previous();
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (u64)rows * cols)
+    Eighth at;
+    if (!find_eighth(at, rows, cols))
         return;
-    u64 r = i / cols;
-    y[i] = activation(kind, x[r * stride + (i - r * cols)]);
+    float v[8];
+    load_eight(v, x, type, at.row * stride + at.col, at.count, are_rows_aligned(x, stride));
+    activate_eight(kind, v);
+    // Padding between rows that are not whole eighths becomes zero.
+    store_eight(v, y, y_type, at.row * y_stride + at.col, min(8, y_stride - at.col), are_rows_aligned(y, y_stride));
 }
 
 // y [rows, cols] = f(gate) * up.
-extern "C" __global__ void gate(const float *gate, int gate_stride, const float *up, int up_stride, int rows, int cols,
-                                int kind, float *y) {
+extern "C" __global__ void gate(const void *gate, int gate_type, int gate_stride, const void *up, int up_type,
+                                int up_stride, int rows, int cols, int kind, void *y, int y_type) {
     let_next_start();
     wait_for_previous();
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (u64)rows * cols)
+    Eighth at;
+    if (!find_eighth(at, rows, cols))
         return;
-    u64 r = i / cols, c = i - r * cols;
-    y[i] = activation(kind, gate[r * gate_stride + c]) * up[r * up_stride + c];
+    float v[8], factor[8];
+    load_eight(v, gate, gate_type, at.row * gate_stride + at.col, at.count, are_rows_aligned(gate, gate_stride));
+    load_eight(factor, up, up_type, at.row * up_stride + at.col, at.count, are_rows_aligned(up, up_stride));
+    activate_eight(kind, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] *= factor[i];
+    store_eight(v, y, y_type, at.row * cols + at.col, at.count, are_rows_aligned(y, cols));
 }
 
 // y [rows, cols] = a + b.
-extern "C" __global__ void add(const float *a, int a_stride, const float *b, int b_stride, int rows, int cols,
-                               float *y) {
+extern "C" __global__ void add(const void *a, int a_type, int a_stride, const void *b, int b_type, int b_stride,
+                               int rows, int cols, void *y, int y_type) {
     let_next_start();
     wait_for_previous();
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= (u64)rows * cols)
+    Eighth at;
+    if (!find_eighth(at, rows, cols))
         return;
-    u64 r = i / cols, c = i - r * cols;
-    y[i] = a[r * a_stride + c] + b[r * b_stride + c];
-}
-
-// Rounds x [rows, k] to 16 bits, packed. k is even, one thread per pair.
-template <typename T> __device__ void round_rows(const float *x, int stride, int rows, int k, u32 *y) {
-    let_next_start();
-    wait_for_previous();
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    int pairs = k / 2;
-    if (i >= (u64)rows * pairs)
-        return;
-    u64 r = i / pairs, c = (i - r * pairs) * 2;
-    const float *at = x + r * stride + c;
-    y[i] = pair_from_f32<T>(at[0], at[1]);
-}
-extern "C" __global__ void round_rows_f16(const float *x, int stride, int rows, int k, u32 *y) {
-    round_rows<f16>(x, stride, rows, k, y);
-}
-extern "C" __global__ void round_rows_bf16(const float *x, int stride, int rows, int k, u32 *y) {
-    round_rows<bf16>(x, stride, rows, k, y);
+    float v[8];
+    load_eight(v, a, a_type, at.row * a_stride + at.col, at.count, are_rows_aligned(a, a_stride));
+    add_eight(v, b, b_type, at.row * b_stride + at.col, at.count, are_rows_aligned(b, b_stride));
+    store_eight(v, y, y_type, at.row * cols + at.col, at.count, are_rows_aligned(y, cols));
 }
 
 // index [rows]: the largest element of each row of x [rows, n]; the first one wins ties, NaN never wins.
-extern "C" __global__ void argmax(const float *x, int stride, int n, u32 *index) {
+extern "C" __global__ void argmax(const void *x, int type, int stride, int n, u32 *index) {
     __shared__ float best[32];
     __shared__ u32 at[32];
     let_next_start();
     wait_for_previous();
-    const float *row = x + (u64)blockIdx.x * stride;
+    const u64 row = (u64)blockIdx.x * stride;
     float value = __int_as_float(0xff800000);
     u32 where = 0xffffffffu;
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        if (row[i] > value || (where == 0xffffffffu && row[i] == row[i])) {
-            value = row[i];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        float candidate = load_one(x, type, row + i);
+        if (candidate > value || (where == 0xffffffffu && candidate == candidate)) {
+            value = candidate;
             where = i;
         }
+    }
     for (int mask = 16; mask > 0; mask >>= 1) {
         float other = __shfl_xor_sync(0xffffffffu, value, mask);
         u32 other_at = __shfl_xor_sync(0xffffffffu, where, mask);
@@ -136,4 +141,26 @@ extern "C" __global__ void argmax(const float *x, int stride, int n, u32 *index)
             }
         index[blockIdx.x] = where == 0xffffffffu ? 0 : where;
     }
+}
+
+// out [blocks]: a sum that nobody needs, so that all of x is read: what memory can deliver.
+extern "C" __global__ void __launch_bounds__(256) read_all(const float4 *x, int pieces, float *out) {
+    __shared__ float scratch[32];
+    float sum = 0;
+    const int step = gridDim.x * blockDim.x;
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    for (; i + 3 * step < pieces; i += 4 * step) {
+        uint4 v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            v[j] = load_stream(x + i + j * step);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            sum += __uint_as_float(v[j].x) + __uint_as_float(v[j].y) + __uint_as_float(v[j].z) + __uint_as_float(v[j].w);
+    }
+    for (; i < pieces; i += step)
+        sum += x[i].x;
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = sum;
 }

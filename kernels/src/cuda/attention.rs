@@ -108,9 +108,7 @@ pub struct AttentionArgs<'a> {
     pub slopes: Option<&'a DeviceBuffer<f32>>,
     /// Visible keys `[batch, tokens]`.
     pub mask: Option<&'a DeviceBuffer<u8>>,
-    /// What queries, keys, values and weights may be rounded to, so that tensor cores multiply them.
-    pub precision: Format,
-    /// Result, dense.
+    /// Result, dense. Queries, keys, values and result are of one type.
     pub y: DeviceRows<'a>,
 }
 
@@ -194,11 +192,12 @@ impl CudaKernels {
             KeyValues::Projected { k, v } => {
                 for (what, x) in [("k", &k), ("v", &v)] {
                     check::rows(OP, what, x)?;
+                    check::type_of(OP, q.format, x)?;
                     check::equal(OP, "rows of keys and values", q.rows, x.rows)?;
                     check::equal(OP, "columns of keys and values", kv_heads * head_dim, x.cols)?;
                     check::at_most(OP, "elements of a sequence", i32::MAX as usize, tokens * x.stride)?;
                 }
-                (Format::F32, tokens)
+                (q.format, tokens)
             }
             KeyValues::Cached(cache) => {
                 cache.check(OP)?;
@@ -208,6 +207,8 @@ impl CudaKernels {
                 (cache.format, cache.capacity)
             }
         };
+        check::type_of(OP, format, &q)?;
+        check::type_of(OP, format, &y)?;
         let width = if head_dim <= 64 {
             64
         } else if head_dim <= 128 {
@@ -215,22 +216,21 @@ impl CudaKernels {
         } else {
             256
         };
-        let rounds = matches!(args.precision, Format::F16 | Format::Bf16)
-            && matches!(format, Format::F32 | Format::F16 | Format::Bf16)
-            && (format == Format::F32 || format == args.precision);
-        let uses_tensor_cores =
-            rounds && width <= 128 && tokens > 1 && self.context().compute_capability() >= (8, 0);
+        let uses_tensor_cores = format != Format::F32
+            && width <= 128
+            && tokens > 1
+            && self.context().compute_capability() >= (8, 0);
         let (file, name) = if uses_tensor_cores {
-            ("attention_mma.cu", format!("attention_mma_{}_{format}_{width}", args.precision))
+            ("attention_mma.cu", format!("attention_mma_{format}_{width}"))
         } else {
             ("attention.cu", format!("attention_{format}_{width}"))
         };
         let launch = Launch::new(&self.stream, self.function(file, &name)?);
-        let launch = launch.buffer(q.data, q.offset).int(q.stride);
+        let launch = launch.memory(q.data, q.offset * q.element_bytes()).int(q.stride);
         let launch = match kv {
             KeyValues::Projected { k, v } => launch
-                .buffer(k.data, k.offset)
-                .buffer(v.data, v.offset)
+                .memory(k.data, k.offset * k.element_bytes())
+                .memory(v.data, v.offset * v.element_bytes())
                 .int(tokens * k.stride)
                 .int(head_dim)
                 .int(k.stride)
@@ -256,13 +256,20 @@ impl CudaKernels {
             .optional(args.slopes)
             .optional(args.mask)
             .int(tokens)
-            .buffer(y.data, y.offset);
-        // Tiles of keys and of values in 16 bits, or queries, one tile and the weights in f32.
+            .memory(y.data, y.offset * y.element_bytes());
+        // Queries and a tile of keys and of values in 16 bits, or queries, one tile and the weights in f32.
         let (queries, threads, shared_bytes) = if uses_tensor_cores {
-            (64, 128, 2 * 64 * (width + 8) * 2)
+            (128, 256, (128 + 2 * 64) * (width + 8) * 2)
         } else {
             (32, 256, (64 * (head_dim + 1) + 32 * 33) * size_of::<f32>())
         };
+        let is_aligned = head_dim.is_multiple_of(8)
+            && q.is_aligned()
+            && match &kv {
+                KeyValues::Projected { k, v } => k.is_aligned() && v.is_aligned(),
+                KeyValues::Cached(_) => true,
+            };
+        let launch = if uses_tensor_cores { launch.int(usize::from(is_aligned)) } else { launch };
         self.fits(OP, shared_bytes)?;
         let grid = [tokens.div_ceil(queries), heads, batch];
         // SAFETY: blocks cover the queries of each head, the kernel drops those beyond `tokens` and keys beyond
@@ -281,6 +288,8 @@ impl CudaKernels {
         check::rows(OP, "q", &q)?;
         check::dense(OP, "y", &y)?;
         check::same(OP, "q", &q, &y)?;
+        check::type_of(OP, format, &q)?;
+        check::type_of(OP, format, &y)?;
         check::equal(OP, "rows of q", batch, q.rows)?;
         check::equal(OP, "columns of q", heads * head_dim, q.cols)?;
         check::at_most(OP, "head size", LARGEST_HEAD, head_dim)?;
@@ -297,6 +306,7 @@ impl CudaKernels {
         if let Some((k, v)) = &new {
             for (what, x) in [("k", k), ("v", v)] {
                 check::rows(OP, what, x)?;
+                check::type_of(OP, format, x)?;
                 check::equal(OP, "rows of keys and values", batch, x.rows)?;
                 check::equal(OP, "columns of keys and values", kv_heads * head_dim, x.cols)?;
             }
@@ -312,11 +322,11 @@ impl CudaKernels {
         let name = format!("attention_decode_{format}_{group}");
         let (k, v) = new.unwrap_or((q, q));
         let launch = Launch::new(&self.stream, self.function("attention_decode.cu", &name)?)
-            .buffer(q.data, q.offset)
+            .memory(q.data, q.offset * q.element_bytes())
             .int(q.stride)
-            .buffer(k.data, k.offset)
+            .memory(k.data, k.offset * k.element_bytes())
             .int(k.stride)
-            .buffer(v.data, v.offset)
+            .memory(v.data, v.offset * v.element_bytes())
             .int(v.stride)
             .buffer(cache.keys, 0)
             .buffer(cache.values, 0)
@@ -338,7 +348,7 @@ impl CudaKernels {
             .buffer(&scratch.partials, 0)
             .int(max_chunks)
             .buffer(&scratch.counters, 0)
-            .buffer(y.data, y.offset);
+            .memory(y.data, y.offset * y.element_bytes());
         // Enough blocks for four on each multiprocessor, whatever the cache can hold; more would find nothing to do.
         let wanted = (4 * self.context().multiprocessors()).div_ceil(kv_heads * parts * batch);
         let padded = lanes * 8;

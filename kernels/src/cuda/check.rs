@@ -26,7 +26,8 @@ pub(super) fn rows(op: &'static str, what: &'static str, x: &DeviceRows<'_>) -> 
     if x.rows > 1 {
         at_least(op, what, x.cols, x.stride)?;
     }
-    at_least(op, what, x.offset + (x.rows - 1) * x.stride + x.cols, x.data.len())
+    let len = x.data.size_bytes() / x.element_bytes();
+    at_least(op, what, x.offset + (x.rows - 1) * x.stride + x.cols, len)
 }
 
 /// The view lies inside its buffer and has no gaps.
@@ -44,6 +45,11 @@ pub(super) fn same(
 ) -> Result<()> {
     equal(op, what, y.rows, x.rows)?;
     equal(op, what, y.cols, x.cols)
+}
+
+/// Both views have the same type.
+pub(super) fn type_of(op: &'static str, expected: crate::format::Format, x: &DeviceRows<'_>) -> Result<()> {
+    equal(op, "operands of another type", 0, usize::from(x.format != expected))
 }
 
 pub(super) fn vector<T: Plain>(

@@ -2,7 +2,8 @@
 //!
 //! [`CudaKernels`] compiles every kernel for exactly the GPU at hand when it is made (once per machine: the result is
 //! cached on disk), checks the shapes of an operation, and submits it to a stream. Operations return before they are
-//! done. Device memory is reached through [`DeviceBuffer`](driver::DeviceBuffer); activations are f32.
+//! done. Device memory is reached through [`DeviceBuffer`](driver::DeviceBuffer). Activations are f32, f16 or bf16, each
+//! operand and result its own.
 
 mod attention;
 mod check;
@@ -10,6 +11,7 @@ pub mod driver;
 mod linear;
 mod matrix;
 mod norm;
+pub mod peer;
 mod rope;
 mod rows;
 pub mod source;
@@ -19,14 +21,16 @@ use std::sync::Arc;
 pub use attention::{AttentionArgs, CacheView, DecodeArgs, DecodeScratch, KeyValues, RopeTable};
 use driver::nvrtc::Nvrtc;
 use driver::{Context, CubinCache, CudaError, Function, Module, Stream};
-pub use linear::{FusedNorm, LinearArgs, VectorPart, VectorProduct};
+use linear::StreamScratch;
+pub use linear::{FusedNorm, LinearArgs, LinearPart, LinearScratch, ScratchSize};
 pub use matrix::{DeviceMatrix, DeviceRows};
 pub use norm::NormArgs;
-pub use rope::{CacheWriteArgs, RopeArgs};
+pub use rope::{CacheWriteArgs, RopeArgs, RotateArgs};
 pub use rows::{EmbedArgs, MeanPoolArgs};
 use source::{SOURCES, Source};
 
 use crate::args::ActivationKind;
+use crate::format::Format;
 
 /// Every kernel, loaded on one device, and the stream they are submitted to.
 ///
@@ -37,6 +41,7 @@ use crate::args::ActivationKind;
 pub struct CudaKernels {
     modules: Arc<[Option<Module>]>,
     stream: Arc<Stream>,
+    sums: Arc<StreamScratch>,
 }
 
 impl CudaKernels {
@@ -65,7 +70,7 @@ impl CudaKernels {
             .into_iter()
             .map(|image| image.map(|image| Module::load(context, &image)).transpose())
             .collect::<driver::Result<Vec<_>>>()?;
-        Ok(Self { modules: modules.into(), stream: Arc::new(Stream::new(context)?) })
+        Self::on_new_stream(context, modules.into())
     }
 
     /// The same kernels on a stream of their own.
@@ -73,11 +78,16 @@ impl CudaKernels {
     /// # Errors
     /// When the driver fails.
     pub fn with_own_stream(&self) -> driver::Result<Self> {
-        Ok(Self { modules: self.modules.clone(), stream: Arc::new(Stream::new(self.context())?) })
+        Self::on_new_stream(self.context(), self.modules.clone())
+    }
+
+    fn on_new_stream(context: &Arc<Context>, modules: Arc<[Option<Module>]>) -> driver::Result<Self> {
+        let sums = Arc::new(StreamScratch::new(context)?);
+        Ok(Self { modules, stream: Arc::new(Stream::new(context)?), sums })
     }
 
     /// The stream that operations are submitted to.
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
 
@@ -87,8 +97,7 @@ impl CudaKernels {
     }
 
     /// Whether tensor cores multiply this format here.
-    fn has_tensor_cores_for(&self, format: crate::format::Format) -> bool {
-        use crate::format::Format;
+    fn has_tensor_cores_for(&self, format: Format) -> bool {
         match format {
             Format::F16 => true,
             Format::Bf16 => self.context().compute_capability() >= (8, 0),
@@ -115,5 +124,14 @@ fn activation_code(kind: Option<ActivationKind>) -> usize {
         Some(ActivationKind::Relu) => 4,
         Some(ActivationKind::Silu) => 5,
         Some(ActivationKind::Tanh) => 6,
+    }
+}
+
+/// Type of activations as the kernels count it.
+fn float_code(format: Format) -> usize {
+    match format {
+        Format::F16 => 1,
+        Format::Bf16 => 2,
+        _ => 0,
     }
 }

@@ -34,18 +34,17 @@ impl CudaKernels {
         check::same("norm", "x", &x, &y)?;
         check::vector("norm", "weight", x.cols, Some(weight))?;
         check::vector("norm", "bias", x.cols, bias)?;
-        let launch = Launch::new(&self.stream, self.function("norm.cu", "norm_f16")?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
+        let launch = Launch::new(&self.stream, self.function("norm.cu", "normalise")?)
+            .rows(&x)
             .int(x.cols)
             .int(usize::from(kind == NormKind::Layer))
             .buffer(weight, 0)
             .optional(bias)
             .float(eps)
-            .buffer(y.data, y.offset)
-            .optional::<half::f16>(None);
-        let threads = (x.cols.div_ceil(4)).next_multiple_of(32).clamp(32, 512);
-        // SAFETY: one block per row; shapes were checked, no second result is asked for.
+            .result(&y);
+        // Rows that are not aligned are read element by element, from wherever they start.
+        let threads = x.cols.div_ceil(8).next_multiple_of(32).clamp(32, 512);
+        // SAFETY: one block per row; shapes were checked.
         Ok(unsafe { launch.submit([x.rows, 1, 1], threads, 0, true) }?)
     }
 }

@@ -1,10 +1,9 @@
 //! Copies, sums and means of rows; element-wise functions. The kernels are in `rows.cu`.
 
 use super::driver::{DeviceBuffer, Launch};
-use super::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, check};
+use super::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, check, float_code};
 use crate::args::ActivationKind;
 use crate::error::{KernelError, Result};
-use crate::format::Format;
 
 const FILE: &str = "rows.cu";
 const THREADS: usize = 256;
@@ -43,18 +42,16 @@ impl CudaKernels {
         check::dense("embed", "y", &y)?;
         check::equal("embed", "columns of y", table.k, y.cols)?;
         check::at_least("embed", "ids", y.rows, ids.len())?;
-        let name = match table.format {
-            Format::F32 => "embed_f32",
-            Format::F16 => "embed_f16",
-            Format::Bf16 => "embed_bf16",
-            format => return Err(KernelError::NoKernel { op: "embed", format }),
-        };
-        let launch = Launch::new(&self.stream, self.function(FILE, name)?)
+        if !table.format.is_float() {
+            return Err(KernelError::NoKernel { op: "embed", format: table.format });
+        }
+        let launch = Launch::new(&self.stream, self.function(FILE, "embed")?)
             .buffer(&table.data, 0)
+            .int(float_code(table.format))
             .buffer(ids, 0)
             .int(table.n)
             .int(table.k)
-            .buffer(y.data, y.offset);
+            .result(&y);
         // SAFETY: one block per row of `y`, checked above; the kernel clamps ids to the table.
         Ok(unsafe { launch.submit([y.rows, 1, 1], THREADS, 0, true) }?)
     }
@@ -74,12 +71,11 @@ impl CudaKernels {
         check::equal("select_rows", "columns of y", x.cols, y.cols)?;
         check::at_least("select_rows", "indices", y.rows, indices.len())?;
         let launch = Launch::new(&self.stream, self.function(FILE, "select_rows")?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
+            .rows(&x)
             .buffer(indices, 0)
             .int(x.rows)
             .int(x.cols)
-            .buffer(y.data, y.offset);
+            .result(&y);
         // SAFETY: one block per row of `y`, checked above; the kernel clamps indices to the rows of `x`.
         Ok(unsafe { launch.submit([y.rows, 1, 1], THREADS, 0, true) }?)
     }
@@ -97,12 +93,11 @@ impl CudaKernels {
         check::at_most("mean_pool", "sequences", 65535, y.rows)?;
         check::vector("mean_pool", "mask", x.rows, mask)?;
         let launch = Launch::new(&self.stream, self.function(FILE, "mean_pool")?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
+            .rows(&x)
             .int(tokens)
             .int(x.cols)
             .optional(mask)
-            .buffer(y.data, y.offset);
+            .result(&y);
         // SAFETY: one thread per element of `y`, the kernel drops those beyond a row; `x` and the mask have
         // `tokens` rows and flags for each row of `y`.
         Ok(unsafe { launch.submit([x.cols.div_ceil(THREADS), y.rows, 1], THREADS, 0, true) }?)
@@ -117,14 +112,14 @@ impl CudaKernels {
         check::dense("activate", "y", &y)?;
         check::same("activate", "x", &x, &y)?;
         let launch = Launch::new(&self.stream, self.function(FILE, "activate")?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
+            .rows(&x)
             .int(x.rows)
             .int(x.cols)
             .int(activation_code(Some(kind)))
-            .buffer(y.data, y.offset);
-        // SAFETY: one thread per element, the kernel drops those beyond `rows * cols`; shapes were checked.
-        Ok(unsafe { launch.submit(elements(&y)?, THREADS, 0, true) }?)
+            .result(&y)
+            .int(y.stride);
+        // SAFETY: one thread per eight elements of a row, the kernel drops those beyond; shapes were checked.
+        Ok(unsafe { launch.submit(eighths(&y)?, THREADS, 0, true) }?)
     }
 
     /// `y = f(gate) * up`.
@@ -144,16 +139,14 @@ impl CudaKernels {
         check::same("gate", "gate", &gate, &y)?;
         check::same("gate", "up", &up, &y)?;
         let launch = Launch::new(&self.stream, self.function(FILE, "gate")?)
-            .buffer(gate.data, gate.offset)
-            .int(gate.stride)
-            .buffer(up.data, up.offset)
-            .int(up.stride)
+            .rows(&gate)
+            .rows(&up)
             .int(y.rows)
             .int(y.cols)
             .int(activation_code(Some(kind)))
-            .buffer(y.data, y.offset);
-        // SAFETY: one thread per element, the kernel drops those beyond `rows * cols`; shapes were checked.
-        Ok(unsafe { launch.submit(elements(&y)?, THREADS, 0, true) }?)
+            .result(&y);
+        // SAFETY: one thread per eight elements of a row, the kernel drops those beyond; shapes were checked.
+        Ok(unsafe { launch.submit(eighths(&y)?, THREADS, 0, true) }?)
     }
 
     /// `y = a + b`.
@@ -167,15 +160,29 @@ impl CudaKernels {
         check::same("add", "a", &a, &y)?;
         check::same("add", "b", &b, &y)?;
         let launch = Launch::new(&self.stream, self.function(FILE, "add")?)
-            .buffer(a.data, a.offset)
-            .int(a.stride)
-            .buffer(b.data, b.offset)
-            .int(b.stride)
+            .rows(&a)
+            .rows(&b)
             .int(y.rows)
             .int(y.cols)
-            .buffer(y.data, y.offset);
-        // SAFETY: one thread per element, the kernel drops those beyond `rows * cols`; shapes were checked.
-        Ok(unsafe { launch.submit(elements(&y)?, THREADS, 0, true) }?)
+            .result(&y);
+        // SAFETY: one thread per eight elements of a row, the kernel drops those beyond; shapes were checked.
+        Ok(unsafe { launch.submit(eighths(&y)?, THREADS, 0, true) }?)
+    }
+
+    /// Reads all of `x` and does nothing else, for measuring the memory's bandwidth.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for less than a block's worth of memory.
+    pub fn read_all(&self, x: &DeviceBuffer<f32>, out: &DeviceBuffer<f32>) -> Result<()> {
+        check::at_least("read_all", "elements", 1 << 14, x.len())?;
+        let blocks = 8 * self.context().multiprocessors();
+        check::at_least("read_all", "results", blocks, out.len())?;
+        let launch = Launch::new(&self.stream, self.function(FILE, "read_all")?)
+            .buffer(x, 0)
+            .int(x.len() / 4)
+            .buffer(out, 0);
+        // SAFETY: threads take existing 16-byte pieces in turns, each block writes one result.
+        Ok(unsafe { launch.submit([blocks, 1, 1], THREADS, 0, false) }?)
     }
 
     /// The largest element of each row of `x`, into `index [rows]`.
@@ -185,41 +192,25 @@ impl CudaKernels {
     pub fn argmax(&self, x: DeviceRows<'_>, index: &DeviceBuffer<u32>) -> Result<()> {
         check::rows("argmax", "x", &x)?;
         check::at_least("argmax", "index", x.rows, index.len())?;
-        let launch = Launch::new(&self.stream, self.function(FILE, "argmax")?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
-            .int(x.cols)
-            .buffer(index, 0);
+        let launch =
+            Launch::new(&self.stream, self.function(FILE, "argmax")?).rows(&x).int(x.cols).buffer(index, 0);
         // SAFETY: one block per row of `x`, checked above, each writes one index.
         Ok(unsafe { launch.submit([x.rows, 1, 1], 1024, 0, true) }?)
-    }
-
-    /// Rounds `x` to 16 bits, dense.
-    pub(super) fn round_rows(
-        &self,
-        format: Format,
-        x: &DeviceRows<'_>,
-        y: &DeviceBuffer<half::f16>,
-    ) -> Result<()> {
-        check::rows("round_rows", "x", x)?;
-        check::at_least("round_rows", "y", x.rows * x.cols, y.len())?;
-        check::equal("round_rows", "odd columns", 0, x.cols % 2)?;
-        let name = if format == Format::Bf16 { "round_rows_bf16" } else { "round_rows_f16" };
-        let launch = Launch::new(&self.stream, self.function(FILE, name)?)
-            .buffer(x.data, x.offset)
-            .int(x.stride)
-            .int(x.rows)
-            .int(x.cols)
-            .buffer(y, 0);
-        let pairs = x.rows * x.cols / 2;
-        // SAFETY: one thread per pair, the kernel drops those beyond; shapes were checked.
-        Ok(unsafe { launch.submit([pairs.div_ceil(THREADS), 1, 1], THREADS, 0, true) }?)
     }
 }
 
 /// A grid with a thread for each element.
 pub(super) fn elements(y: &DeviceRows<'_>) -> Result<[usize; 3]> {
-    let blocks = (y.rows * y.cols).div_ceil(THREADS);
+    threads(y.rows * y.cols)
+}
+
+/// A grid with a thread for each eight elements of a row.
+fn eighths(y: &DeviceRows<'_>) -> Result<[usize; 3]> {
+    threads(y.rows * y.cols.div_ceil(8))
+}
+
+pub(super) fn threads(count: usize) -> Result<[usize; 3]> {
+    let blocks = count.div_ceil(THREADS);
     if blocks > i32::MAX as usize {
         return Err(KernelError::Shape {
             op: "launch",

@@ -38,7 +38,7 @@ macro_rules! source {
     };
 }
 
-const ELEMENTS: &[&str] = &["f32", "f16", "bf16"];
+const ELEMENTS: &[&str] = &["f32", "f16", "bf16", "s8", "e4m3", "e5m2", "s4", "nf4", "mxfp4", "nvfp4"];
 
 /// Every file.
 pub static SOURCES: &[Source] = &[
@@ -54,7 +54,20 @@ pub static SOURCES: &[Source] = &[
     source!("gemv.cu"),
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
-    source!("gemm_wgmma.cu", None, Some("sm_90a")),
+    source!("quantise.cu"),
+    source!("gemm_hopper.cu", Some("f16"), Some("sm_90a")),
+    source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a")),
+    source!("gemm_hopper.cu", Some("s8"), Some("sm_90a")),
+    source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a")),
+    source!("gemm_stream.cu", Some("f16")),
+    source!("gemm_stream.cu", Some("bf16")),
+    source!("gemm_stream.cu", Some("s8")),
+    source!("gemm_stream.cu", Some("e4m3")),
+    source!("gemm_stream.cu", Some("e5m2")),
+    source!("gemm_stream.cu", Some("s4")),
+    source!("gemm_stream.cu", Some("nf4")),
+    source!("gemm_stream.cu", Some("mxfp4")),
+    source!("gemm_stream.cu", Some("nvfp4")),
 ];
 
 impl Source {

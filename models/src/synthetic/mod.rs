@@ -73,6 +73,13 @@ pub fn prompt(vocab_size: usize, length: usize) -> Vec<u32> {
     (0..length).map(id).collect()
 }
 
+/// `n` numbers like those of a weight of this name.
+pub fn noise(name: &str, n: usize) -> Vec<f32> {
+    let mut values = vec![0.0; n];
+    fill(seed(name), 0, &mut values);
+    values
+}
+
 /// FNV-1a (Fowler, Noll, Vo), whose values no release of a library can change.
 fn seed(name: &str) -> u64 {
     name.bytes()

@@ -32,6 +32,7 @@ enum Command {
     Generate(commands::generate::Generate),
     Classify(commands::classify::Classify),
     Embed(commands::embed::Embed),
+    Bench(commands::bench::Bench),
     Sensors(commands::sensors::Sensors),
 }
 
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Generate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Embed(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Sensors(command) => command.run(),
     };
     match result {

@@ -6,16 +6,17 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use joulewise_kernels::KernelError;
+use joulewise_kernels::args::InputRounding;
 use joulewise_kernels::cuda::driver::{CudaError, DeviceBuffer, Event, Graph, PinnedBuffer};
 use joulewise_kernels::cuda::{
     AttentionArgs, CacheWriteArgs, DecodeArgs, DecodeScratch, DeviceRows, EmbedArgs, FusedNorm, KeyValues,
-    LinearArgs, MeanPoolArgs, NormArgs, RopeArgs, VectorPart, VectorProduct,
+    LinearArgs, LinearPart, LinearScratch, MeanPoolArgs, NormArgs, RopeArgs, RotateArgs, ScratchSize,
 };
-use joulewise_kernels::format::Format;
-use joulewise_kernels::half::f16;
+use joulewise_kernels::format::{Format, bytes_to_f32};
 
+use super::formats::value_formats;
 use super::inputs::Inputs;
-use super::plan::{Planner, Work};
+use super::plan::{MOST_STEPS, Planner, Work};
 use super::{CudaCache, GraphKey, Tables};
 use crate::backend::{Executable, Mark, StepInputs};
 use crate::error::{EngineError, Result};
@@ -23,9 +24,6 @@ use crate::kv_cache::CacheMemory;
 use crate::observer::ValueReader;
 use crate::op::{IndexInput, Op, Operand, RowChoice, ValueId};
 use crate::program::{Phase, Program};
-
-/// Below this size every value has memory of its own, so that nothing keeps steps from being fused.
-const UNSHARED_BYTES: usize = 256 << 20;
 
 /// A range of steps that was run before.
 enum Captured {
@@ -41,20 +39,23 @@ pub(super) struct CudaExecutable {
     events: Vec<Event>,
     /// Marks taken so far; each stands for an event, in turns.
     marks: u64,
-    read_back: PinnedBuffer<f32>,
+    read_back: PinnedBuffer<u8>,
+    /// What was read last.
+    values: Vec<f32>,
 }
 
 /// Everything a launch needs to know; unchanged while graphs are captured.
 struct Memory {
     tables: Arc<Tables>,
     program: Arc<Program>,
-    /// Values: one buffer per arena slot, or per value.
-    buffers: Vec<DeviceBuffer<f32>>,
+    /// One buffer per slot of the arena.
+    buffers: Vec<DeviceBuffer<u8>>,
     /// Buffer of each value.
     places: Vec<Option<usize>>,
+    /// What its elements are.
+    formats: Vec<Format>,
     inputs: Inputs,
-    /// Activations in 16 bits, for tensor cores.
-    rounded: Option<DeviceBuffer<f16>>,
+    linear: LinearScratch,
     decode: Option<DecodeScratch>,
     /// ALiBi slopes of each step.
     slopes: HashMap<usize, DeviceBuffer<f32>>,
@@ -64,35 +65,34 @@ impl CudaExecutable {
     pub(super) fn new(tables: Arc<Tables>, program: Arc<Program>) -> Result<Self> {
         let context = tables.kernels.context().clone();
         let values = program.graph().values.len() as u32;
-        let elements = |value| program.slot(value).map(|_| program.shape(value).0 * program.shape(value).1);
-        let all: usize = (0..values).filter_map(|value| elements(ValueId(value))).sum();
-        let (mut sizes, mut places) = (Vec::new(), Vec::new());
-        if all * size_of::<f32>() <= UNSHARED_BYTES && !program.has_fixed_places() {
-            for value in (0..values).map(ValueId) {
-                let stands_for = program.alias(value);
-                places.push(elements(value).map(|size| {
-                    if stands_for != value {
-                        return usize::MAX;
-                    }
-                    sizes.push(size);
-                    sizes.len() - 1
-                }));
-            }
-            for value in (0..values).map(ValueId) {
-                if places[value.index()] == Some(usize::MAX) {
-                    places[value.index()] = places[program.alias(value).index()];
-                }
-            }
+        let formats = value_formats(&program, tables.cache_format);
+        let arena = if program.has_fixed_places() {
+            program.arena().clone()
         } else {
-            sizes = program.arena().sizes.clone();
-            places = (0..values).map(|value| program.slot(ValueId(value))).collect();
+            program.arena_with_room(MOST_STEPS)
+        };
+        let places: Vec<_> = (0..values)
+            .map(|value| arena.slots[program.alias(ValueId(value)).index()].map(|slot| slot as usize))
+            .collect();
+        // The widest of the values that take turns in a slot.
+        let mut sizes = vec![0; arena.sizes.len()];
+        for value in 0..values {
+            if let Some(slot) = places[value as usize] {
+                let (rows, cols) = program.shape(ValueId(value));
+                let size = rows * cols * element_bytes(formats[value as usize]);
+                sizes[slot] = size.max(sizes[slot]);
+            }
         }
         let zeros = |size: &usize| DeviceBuffer::zeros(&context, *size);
         let buffers = sizes.iter().map(zeros).collect::<std::result::Result<Vec<_>, _>>();
-        let (mut widest, mut heads, mut slopes) = (0, 0, HashMap::new());
+        let (mut scratch, mut heads, mut slopes) = (ScratchSize::default(), 0, HashMap::new());
         for (index, step) in program.steps().iter().enumerate() {
             match &step.op {
-                Op::Linear { x, .. } => widest = widest.max(program.shape(x.value).0 * x.cols),
+                Op::Linear { x, weight, .. } => {
+                    let (w, rounding) = (tables.matrix(*weight)?, tables.roundings[step.module.0 as usize]);
+                    let (rows, format) = (program.shape(x.value).0, formats[x.value.index()]);
+                    scratch = scratch.max(tables.kernels.scratch_size(w, rows, format, rounding));
+                }
                 Op::Attention { spec, .. } => {
                     heads = heads.max(spec.heads * spec.head_dim);
                     if let Some(values) = &spec.alibi_slopes {
@@ -114,17 +114,19 @@ impl CudaExecutable {
         let output = program.shape(program.graph().output);
         let count = 2 * program.steps().len() + 64;
         let events = (0..count).map(|_| Event::new(&context)).collect::<std::result::Result<Vec<_>, _>>();
-        let rounded = DeviceBuffer::zeros(&context, widest).map_err(KernelError::from)?;
         Ok(CudaExecutable {
             graphs: HashMap::new(),
             events: events.map_err(KernelError::from)?,
             marks: 0,
-            read_back: PinnedBuffer::zeros(&context, output.0 * output.1).map_err(KernelError::from)?,
+            read_back: PinnedBuffer::zeros(&context, output.0 * output.1 * size_of::<f32>())
+                .map_err(KernelError::from)?,
+            values: Vec::new(),
             memory: Memory {
                 inputs: Inputs::new(&context, key)?,
                 buffers: buffers.map_err(KernelError::from)?,
                 places,
-                rounded: Some(rounded),
+                formats,
+                linear: LinearScratch::new(&context, scratch)?,
                 decode,
                 slopes,
                 program,
@@ -187,7 +189,8 @@ impl Executable for CudaExecutable {
         }
         // The copy does not wait for launches that may still read what was there.
         self.memory.tables.kernels.stream().synchronize().map_err(KernelError::from)?;
-        Ok(buffer.write(0, data).map_err(KernelError::from)?)
+        let encoded = self.memory.formats[value.index()].encode(data, rows, cols)?;
+        Ok(buffer.write(0, &encoded.data).map_err(KernelError::from)?)
     }
 
     fn mark(&mut self) -> Result<Mark> {
@@ -231,18 +234,26 @@ impl ValueReader for CudaExecutable {
         let memory = &self.memory;
         let buffer = memory.buffer(value)?;
         let (rows, cols) = memory.program.shape(value);
-        if self.read_back.as_slice().len() < rows * cols {
-            self.read_back = PinnedBuffer::zeros(memory.tables.kernels.context(), rows * cols)
-                .map_err(KernelError::from)?;
+        let format = memory.formats[value.index()];
+        let bytes = rows * cols * element_bytes(format);
+        if self.read_back.as_slice().len() < bytes {
+            self.read_back =
+                PinnedBuffer::zeros(memory.tables.kernels.context(), bytes).map_err(KernelError::from)?;
         }
         let stream = memory.tables.kernels.stream();
-        stream.download(buffer, &mut self.read_back, rows * cols).map_err(KernelError::from)?;
-        Ok(&self.read_back.as_slice()[..rows * cols])
+        stream.download(buffer, &mut self.read_back, bytes).map_err(KernelError::from)?;
+        self.values.resize(rows * cols, 0.0);
+        bytes_to_f32(format, &self.read_back.as_slice()[..bytes], &mut self.values)?;
+        Ok(&self.values)
     }
 }
 
+fn element_bytes(format: Format) -> usize {
+    format.spec().code_bytes(1)
+}
+
 impl Memory {
-    fn buffer(&self, value: ValueId) -> Result<&DeviceBuffer<f32>> {
+    fn buffer(&self, value: ValueId) -> Result<&DeviceBuffer<u8>> {
         let place = self.places[value.index()].ok_or_else(|| {
             EngineError::Unsupported(format!("value {} is not computed by this program", value.0))
         })?;
@@ -253,48 +264,65 @@ impl Memory {
     fn rows(&self, operand: &Operand) -> Result<DeviceRows<'_>> {
         let (rows, stride) = self.program.shape(operand.value);
         let data = self.buffer(operand.value)?;
-        Ok(DeviceRows { data, offset: operand.offset, rows, cols: operand.cols, stride })
+        let format = self.formats[operand.value.index()];
+        Ok(DeviceRows { data, format, offset: operand.offset, rows, cols: operand.cols, stride })
     }
 
     /// All of a value.
     fn whole(&self, value: ValueId) -> Result<DeviceRows<'_>> {
         let (rows, cols) = self.program.shape(value);
-        Ok(DeviceRows::dense(self.buffer(value)?, rows, cols))
+        let (data, format) = (self.buffer(value)?, self.formats[value.index()]);
+        Ok(DeviceRows { data, format, offset: 0, rows, cols, stride: cols })
     }
 
     /// Submits steps launch by launch, to the device or into a graph.
     fn submit(&self, steps: Range<usize>, cache: Option<&CudaCache>, has_mask: bool) -> Result<()> {
         let kernels = &self.tables.kernels;
-        let can_stream = |op: &Op| match op {
-            Op::Linear { weight, .. } => {
-                self.tables.matrix(*weight).is_ok_and(|matrix| kernels.can_stream(matrix))
+        let can_join = |step: usize, has_norm: bool| match self.op(step) {
+            Op::Linear { x, weight, .. } => {
+                let rows = self.program.shape(x.value).0;
+                self.tables.matrix(*weight).is_ok_and(|matrix| kernels.can_join(matrix, rows, has_norm))
             }
             _ => false,
         };
+        let are_alike = |a: usize, b: usize| match (self.op(a), self.op(b)) {
+            (Op::Linear { weight, .. }, Op::Linear { weight: other, .. }) => {
+                self.program.weight_format(*weight) == self.program.weight_format(*other)
+                    && self.rounding(a) == self.rounding(b)
+            }
+            _ => false,
+        };
+        let can_rotate = |ropes: (usize, usize), write: usize| {
+            cache.is_some_and(|cache| {
+                self.rotation(ropes, write, cache).is_ok_and(|args| kernels.can_rotate_and_write(&args))
+            })
+        };
         let planner = Planner {
             program: &self.program,
-            can_stream: &can_stream,
+            can_join: &can_join,
+            are_alike: &are_alike,
+            can_rotate: &can_rotate,
             share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
             has_cache: cache.is_some() && !has_mask,
         };
-        // The operand that lies rounded in `self.rounded`; a value is written once, so it stays valid until the next one.
-        let mut rounded = None;
         for work in planner.plan(steps) {
             match work {
-                Work::Single(step) if matches!(self.op(step), Op::Linear { .. }) => {
-                    self.linear(step, None, None, &mut rounded)?;
-                }
                 Work::Single(step) => self.step(step, cache, has_mask)?,
-                Work::Linear { linear, activate, add } => {
-                    self.linear(linear, activate, add, &mut rounded)?;
+                Work::Product { norm, linears, gate, activate, add } => {
+                    self.product(norm, linears, gate, activate, add)?;
                 }
-                Work::Vector { norm, linears, gate, activate, add } => {
-                    self.vector(norm, linears, gate, activate, add)?;
+                Work::Rotate { ropes, write } => {
+                    let cache = cache.ok_or_else(|| self.misplanned(write))?;
+                    kernels.rotate_and_write(&self.rotation(ropes, write, cache)?)?;
                 }
                 Work::Decode { ropes, write, attention } => self.decode(ropes, write, attention, cache)?,
             }
         }
         Ok(())
+    }
+
+    fn rounding(&self, step: usize) -> InputRounding {
+        self.tables.roundings[self.program.steps()[step].module.0 as usize]
     }
 
     fn op(&self, step: usize) -> &Op {
@@ -312,42 +340,7 @@ impl Memory {
         EngineError::Unsupported(format!("step {step} cannot be fused as planned"))
     }
 
-    fn linear(
-        &self,
-        linear: usize,
-        activate: Option<usize>,
-        add: Option<usize>,
-        rounded: &mut Option<(Operand, Format)>,
-    ) -> Result<()> {
-        let Op::Linear { x, weight, bias, y } = self.op(linear) else { return Err(self.misplanned(linear)) };
-        let (mut y, mut activation, mut residual) = (*y, None, None);
-        if let Some(Op::Activate { kind, y: out, .. }) = activate.map(|step| self.op(step)) {
-            (activation, y) = (Some(*kind), *out);
-        }
-        if let Some(add) = add {
-            let (rows, out) = self.sum(add, y)?;
-            (residual, y) = (Some(rows), out);
-        }
-        let (rows, w) = (self.rows(x)?, self.tables.matrix(*weight)?);
-        let mut is_rounded = false;
-        if self.tables.kernels.rounds_input(w, rows.rows) {
-            let operand = Some((*x, w.format()));
-            is_rounded = *rounded == operand;
-            *rounded = operand;
-        }
-        Ok(self.tables.kernels.linear(&LinearArgs {
-            x: rows,
-            w,
-            bias: self.tables.optional_vector(*bias)?,
-            activation,
-            residual,
-            scratch: self.rounded.as_ref(),
-            is_rounded,
-            y: self.whole(y)?,
-        })?)
-    }
-
-    fn vector(
+    fn product(
         &self,
         norm: Option<usize>,
         linears: Range<usize>,
@@ -356,19 +349,14 @@ impl Memory {
         add: Option<usize>,
     ) -> Result<()> {
         let (first, mut parts) = (linears.start, Vec::with_capacity(3));
-        let mut input = None;
-        let mut last_y = None;
+        let mut last = None;
         for step in linears {
             let Op::Linear { x, weight, bias, y } = self.op(step) else { return Err(self.misplanned(step)) };
-            input = Some(*x);
-            last_y = Some(*y);
-            parts.push(VectorPart {
-                w: self.tables.matrix(*weight)?,
-                bias: self.tables.optional_vector(*bias)?,
-                y: self.buffer(*y)?,
-            });
+            last = Some((*x, *y));
+            let bias = self.tables.optional_vector(*bias)?;
+            parts.push(LinearPart { w: self.tables.matrix(*weight)?, bias, y: self.whole(*y)? });
         }
-        let (Some(mut x), Some(mut y)) = (input, last_y) else { return Err(self.misplanned(first)) };
+        let Some((mut x, mut y)) = last else { return Err(self.misplanned(first)) };
         let mut fused_norm = None;
         if let Some(Op::Norm { kind, x: source, weight, bias, eps, .. }) = norm.map(|step| self.op(step)) {
             x = *source;
@@ -382,25 +370,51 @@ impl Memory {
         let (mut gate_kind, mut activation, mut residual) = (None, None, None);
         if let Some(Op::Gate { kind, y: out, .. }) = gate.map(|step| self.op(step)) {
             gate_kind = Some(*kind);
-            parts[0].y = self.buffer(*out)?;
+            parts[0].y = self.whole(*out)?;
         }
         if let Some(Op::Activate { kind, y: out, .. }) = activate.map(|step| self.op(step)) {
             (activation, y) = (Some(*kind), *out);
-            parts[0].y = self.buffer(y)?;
+            parts[0].y = self.whole(y)?;
         }
         if let Some(add) = add {
             let (rows, out) = self.sum(add, y)?;
             residual = Some(rows);
-            parts[0].y = self.buffer(out)?;
+            parts[0].y = self.whole(out)?;
         }
-        Ok(self.tables.kernels.vector_product(&VectorProduct {
+        Ok(self.tables.kernels.linear(&LinearArgs {
             x: self.rows(&x)?,
             norm: fused_norm,
+            rounding: self.rounding(first),
             parts: &parts,
             gate: gate_kind,
             activation,
             residual,
+            scratch: &self.linear,
         })?)
+    }
+
+    fn rotation<'a>(
+        &'a self,
+        ropes: (usize, usize),
+        write: usize,
+        cache: &'a CudaCache,
+    ) -> Result<RotateArgs<'a>> {
+        let (Op::Rope { x: q, table, y, .. }, Op::Rope { x: k, .. }, Op::CacheWrite { layer, v, .. }) =
+            (self.op(ropes.0), self.op(ropes.1), self.op(write))
+        else {
+            return Err(self.misplanned(write));
+        };
+        Ok(RotateArgs {
+            q: self.rows(q)?,
+            k: self.rows(k)?,
+            v: self.rows(v)?,
+            table: &self.tables.ropes[table.0 as usize],
+            positions: &self.inputs.positions.device,
+            tokens: self.program.key().tokens,
+            kv_start: &self.inputs.kv_start.device,
+            cache: cache.layer(*layer),
+            y: self.whole(*y)?,
+        })
     }
 
     fn decode(
@@ -458,9 +472,9 @@ impl Memory {
                     IndexInput::Positions => &inputs.positions.device,
                     IndexInput::TokenTypes => &inputs.token_types.device,
                 };
-                kernels.embed(&EmbedArgs { table: tables.matrix(*table)?, ids, y: self.whole(*y)? })?;
+                kernels.embed(&EmbedArgs { table: tables.table(*table)?, ids, y: self.whole(*y)? })?;
             }
-            Op::Linear { .. } => self.linear(step, None, None, &mut None)?,
+            Op::Linear { .. } => self.product(None, step..step + 1, None, None, None)?,
             Op::Norm { kind, x, weight, bias, eps, y } => kernels.norm(&NormArgs {
                 kind: *kind,
                 x: self.rows(x)?,
@@ -511,7 +525,6 @@ impl Memory {
                     window: spec.window,
                     slopes: self.slopes.get(&step),
                     mask,
-                    precision: tables.cache_format,
                     y: self.whole(*y)?,
                 })?;
             }

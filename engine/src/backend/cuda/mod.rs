@@ -5,14 +5,17 @@
 //! range that is run: module by module, every module computes its own values and has its own time.
 
 mod executable;
+mod formats;
 mod inputs;
 mod plan;
+mod weights;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use joulewise_kernels::KernelError;
+use joulewise_kernels::args::InputRounding;
 use joulewise_kernels::cuda::driver::{Context, CubinCache, DeviceBuffer};
 use joulewise_kernels::cuda::{CacheView, CudaKernels, DeviceMatrix, RopeTable};
 use joulewise_kernels::format::Format;
@@ -23,7 +26,8 @@ use crate::graph::ModelGraph;
 use crate::kv_cache::{CacheMemory, CacheShape};
 use crate::precision::PrecisionPlan;
 use crate::program::Program;
-use crate::weight::{WeightId, WeightReader, WeightShape, WeightSource};
+use crate::weight::{WeightId, WeightSource};
+use weights::{CudaWeight, load_weights};
 
 /// One NVIDIA GPU.
 #[derive(Clone, Debug)]
@@ -76,6 +80,7 @@ impl Backend for CudaBackend {
     ) -> Result<Arc<dyn BackendModel>> {
         let kernels = self.kernels.with_own_stream().map_err(KernelError::from)?;
         let weights = load_weights(kernels.context(), graph, source, plan, progress)?;
+        let roundings = plan.input_roundings(graph)?;
         let ropes = graph.ropes.iter().map(|spec| {
             let table = spec.table(positions);
             RopeTable::new(kernels.context(), &table.cos, &table.sin, table.rotary)
@@ -84,6 +89,7 @@ impl Backend for CudaBackend {
         Ok(Arc::new(CudaModel(Arc::new(Tables {
             kernels,
             weights,
+            roundings,
             ropes: ropes.into(),
             cache_format: plan.strategy.cache_format(),
             positions,
@@ -92,103 +98,12 @@ impl Backend for CudaBackend {
     }
 }
 
-enum CudaWeight {
-    Matrix(DeviceMatrix),
-    Vector(DeviceBuffer<f32>),
-}
-
-/// Elements that are read, rounded and uploaded at once.
-const UPLOAD_ELEMENTS: usize = 1 << 22;
-
-/// Reads, rounds and uploads all weights on as many threads as there are: rounding is bound by cores, not by the bus.
-fn load_weights(
-    context: &Arc<Context>,
-    graph: &ModelGraph,
-    source: &dyn WeightSource,
-    plan: &PrecisionPlan,
-    progress: LoadProgress<'_>,
-) -> Result<Vec<Arc<CudaWeight>>> {
-    let formats = plan.weight_formats(graph);
-    let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    let loaded: Vec<Mutex<Option<Result<CudaWeight>>>> =
-        graph.weights.iter().map(|_| Mutex::new(None)).collect();
-    let work = || {
-        while !failed.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= graph.weights.len() {
-                return;
-            }
-            let weight = CudaWeight::load(context, graph, index, formats[index], source);
-            failed.fetch_or(weight.is_err(), Ordering::Relaxed);
-            *loaded[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(weight);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, graph.weights.len());
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
-    let mut weights = Vec::with_capacity(loaded.len());
-    let mut missing = None;
-    for (slot, spec) in loaded.into_iter().zip(&graph.weights) {
-        match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(weight) => weights.push(Arc::new(weight?)),
-            // Left out because another one failed, whose error is the one to report.
-            None => missing = missing.or(Some(&spec.name)),
-        }
-    }
-    match missing {
-        Some(name) => Err(EngineError::MissingTensor(name.clone())),
-        None => Ok(weights),
-    }
-}
-
-impl CudaWeight {
-    fn load(
-        context: &Arc<Context>,
-        graph: &ModelGraph,
-        index: usize,
-        format: Format,
-        source: &dyn WeightSource,
-    ) -> Result<CudaWeight> {
-        let spec = &graph.weights[index];
-        let mut reader = WeightReader::open(source, spec)?;
-        match spec.shape {
-            WeightShape::Matrix { n, k } => {
-                let matrix = DeviceMatrix::zeros(context, format, n, k)?;
-                let rows = (UPLOAD_ELEMENTS / k.max(1)).clamp(1, n.max(1));
-                let mut values = vec![0.0; rows * k];
-                for first in (0..n).step_by(rows) {
-                    let last = n.min(first + rows);
-                    let values = &mut values[..(last - first) * k];
-                    reader.read_rows(first..last, values)?;
-                    matrix.write_rows(first, values)?;
-                }
-                Ok(CudaWeight::Matrix(matrix))
-            }
-            WeightShape::Vector { n } => {
-                let mut values = vec![0.0; n];
-                reader.read_rows(0..n, &mut values)?;
-                let vector = DeviceBuffer::from_slice(context, &values).map_err(KernelError::from)?;
-                Ok(CudaWeight::Vector(vector))
-            }
-        }
-    }
-
-    fn size_bytes(&self) -> usize {
-        match self {
-            CudaWeight::Matrix(matrix) => matrix.size_bytes(),
-            CudaWeight::Vector(vector) => vector.size_bytes(),
-        }
-    }
-}
-
 /// What all programs of one model share.
 struct Tables {
     kernels: CudaKernels,
     weights: Vec<Arc<CudaWeight>>,
+    /// How the inputs of each module's linear are rounded.
+    roundings: Arc<[InputRounding]>,
     ropes: Arc<[RopeTable]>,
     cache_format: Format,
     /// Longest a sequence can get.
@@ -200,17 +115,25 @@ struct Tables {
 impl Tables {
     fn matrix(&self, id: WeightId) -> Result<&DeviceMatrix> {
         match &*self.weights[id.index()] {
-            CudaWeight::Matrix(matrix) => Ok(matrix),
+            CudaWeight::Matrix { matrix, .. } => Ok(matrix),
             CudaWeight::Vector(_) => {
                 Err(EngineError::Unsupported(format!("weight {} is not a matrix", id.0)))
             }
         }
     }
 
+    /// A matrix whose rows are looked up.
+    fn table(&self, id: WeightId) -> Result<&DeviceMatrix> {
+        match &*self.weights[id.index()] {
+            CudaWeight::Matrix { table: Some(table), .. } => Ok(table),
+            _ => self.matrix(id),
+        }
+    }
+
     fn vector(&self, id: WeightId) -> Result<&DeviceBuffer<f32>> {
         match &*self.weights[id.index()] {
             CudaWeight::Vector(vector) => Ok(vector),
-            CudaWeight::Matrix(_) => {
+            CudaWeight::Matrix { .. } => {
                 Err(EngineError::Unsupported(format!("weight {} is not a vector", id.0)))
             }
         }
@@ -247,6 +170,7 @@ impl BackendModel for CudaModel {
         Ok(Arc::new(CudaModel(Arc::new(Tables {
             kernels,
             weights: all,
+            roundings: plan.input_roundings(graph)?,
             ropes: ropes.clone(),
             cache_format: plan.strategy.cache_format(),
             positions: *positions,

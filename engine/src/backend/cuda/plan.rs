@@ -13,26 +13,34 @@ use crate::program::{Phase, Program};
 pub(super) enum Work {
     /// One step by itself.
     Single(usize),
-    /// A linear with what follows it: an activation, a sum.
-    Linear { linear: usize, activate: Option<usize>, add: Option<usize> },
-    /// Products of one row with up to three matrices behind one norm.
-    Vector {
+    /// Products of one input with up to three matrices, the norm in front, and what follows.
+    Product {
         norm: Option<usize>,
         linears: Range<usize>,
         gate: Option<usize>,
         activate: Option<usize>,
         add: Option<usize>,
     },
+    /// Rotation of a prompt's queries and keys, and the cache write.
+    Rotate { ropes: (usize, usize), write: usize },
     /// Rotation of queries and keys, cache write and attention of one token per sequence.
     Decode { ropes: Option<(usize, usize)>, write: Option<usize>, attention: usize },
 }
 
-/// Decides what is fused within `range`. `can_stream(linear)` says whether a linear's matrix suits [`Work::Vector`];
-/// `share_memory` whether two values may lie in the same place.
+/// Most steps of one [`Work`] behind its first.
+pub(super) const MOST_STEPS: usize = 6;
+
+/// Decides what is fused within `range`.
 pub(super) struct Planner<'a> {
     pub(super) program: &'a Program,
-    pub(super) can_stream: &'a dyn Fn(&Op) -> bool,
+    /// Whether a product like this linear's takes several matrices, or a gate, and a norm in front.
+    pub(super) can_join: &'a dyn Fn(usize, bool) -> bool,
+    /// Whether two linears have weights of one format and round their input alike.
+    pub(super) are_alike: &'a dyn Fn(usize, usize) -> bool,
+    /// Whether two values may lie in the same place.
     pub(super) share_memory: &'a dyn Fn(ValueId, ValueId) -> bool,
+    /// Whether queries, keys and values of a prompt can be rotated and written at once.
+    pub(super) can_rotate: &'a dyn Fn((usize, usize), usize) -> bool,
     pub(super) has_cache: bool,
 }
 
@@ -43,8 +51,8 @@ impl Planner<'_> {
         while at < range.end {
             let (next, launch) = self
                 .decode(at..range.end)
-                .or_else(|| self.vector(at..range.end))
-                .or_else(|| self.linear(at..range.end))
+                .or_else(|| self.rotate(at..range.end))
+                .or_else(|| self.product(at..range.end))
                 .unwrap_or((at + 1, Work::Single(at)));
             work.push(launch);
             at = next;
@@ -106,77 +114,81 @@ impl Planner<'_> {
         (at, y, activated, added)
     }
 
-    fn linear(&self, range: Range<usize>) -> Option<(usize, Work)> {
-        let linear = range.start;
-        let Some(Op::Linear { x, y, .. }) = self.op(&range, linear) else { return None };
-        let (next, out, activate, add) = self.epilogue(&range, linear + 1, *y);
-        // Blocks that are still reading `x` must not meet results of others.
-        if next == linear + 1 || (self.share_memory)(out, x.value) {
-            return None;
-        }
-        Some((next, Work::Linear { linear, activate, add }))
-    }
-
-    fn vector(&self, range: Range<usize>) -> Option<(usize, Work)> {
+    fn product(&self, range: Range<usize>) -> Option<(usize, Work)> {
         let mut first = range.start;
         let mut norm = None;
-        if let Some(Op::Norm { y, .. }) = self.op(&range, first) {
-            norm = Some((first, *y));
+        if let Some(Op::Norm { x, y, .. }) = self.op(&range, first) {
+            norm = Some((first, x.value, *y));
             first += 1;
         }
-        let Some(Op::Linear { x, y, .. }) = self.op(&range, first) else { return None };
-        if self.program.shape(*y).0 != 1 {
-            return None;
-        }
-        let x = *x;
-        let mut last = first;
-        while last < range.end && last < first + 3 {
-            match self.op(&range, last) {
-                Some(op @ Op::Linear { x: other, weight, .. }) if *other == x && (self.can_stream)(op) => {
-                    let Some(Op::Linear { weight: first_weight, .. }) = self.op(&range, first) else { break };
-                    if self.program.weight_format(*weight) != self.program.weight_format(*first_weight) {
-                        break;
-                    }
-                    last += 1;
-                }
-                _ => break,
-            }
-        }
-        if last == first {
-            return None;
+        let Some(Op::Linear { x, .. }) = self.op(&range, first) else { return None };
+        let (x, joins) = (*x, (self.can_join)(first, norm.is_some()));
+        let mut last = first + 1;
+        while joins
+            && last < first + 3
+            && matches!(self.op(&range, last), Some(Op::Linear { x: other, .. }) if *other == x)
+            && (self.are_alike)(first, last)
+        {
+            last += 1;
         }
         let source = match norm {
-            Some((index, normed)) => {
-                if !self.is_whole(&x, normed) || !self.is_private(normed, first..last) {
+            Some((_, source, normed)) => {
+                if !joins || !self.is_whole(&x, normed) || !self.is_private(normed, first..last) {
                     return None;
                 }
-                let Some(Op::Norm { x, .. }) = self.op(&range, index) else { return None };
-                x.value
+                source
             }
             None => x.value,
         };
         let outputs: Vec<ValueId> =
             (first..last).filter_map(|index| self.program.steps()[index].op.output()).collect();
+        // Blocks that are still reading `x` must not meet results of others.
+        let is_apart = |written: &[ValueId]| !written.iter().any(|y| (self.share_memory)(*y, source));
         let (mut next, mut gate, mut activate, mut add) = (last, None, None, None);
-        let mut written = outputs.clone();
         if let (&[gated, upped], Some(Op::Gate { gate: g, up, y, .. })) =
             (outputs.as_slice(), self.op(&range, last))
             && self.is_whole(g, gated)
             && self.is_whole(up, upped)
             && self.is_private(gated, last..last + 1)
             && self.is_private(upped, last..last + 1)
+            && is_apart(&[*y])
         {
-            (gate, next, written) = (Some(last), last + 1, vec![*y]);
+            (gate, next) = (Some(last), last + 1);
         } else if let &[y] = outputs.as_slice() {
-            let out;
-            (next, out, activate, add) = self.epilogue(&range, last, y);
-            written = vec![out];
+            let fused = self.epilogue(&range, last, y);
+            if is_apart(&[fused.1]) {
+                (next, _, activate, add) = fused;
+            }
         }
-        if written.iter().any(|y| (self.share_memory)(*y, source)) {
+        if norm.is_some() && gate.is_none() && next == last && !is_apart(&outputs) {
             return None;
         }
-        let norm = norm.map(|(index, _)| index);
-        Some((next, Work::Vector { norm, linears: first..last, gate, activate, add }))
+        let norm = norm.map(|(index, ..)| index);
+        Some((next, Work::Product { norm, linears: first..last, gate, activate, add }))
+    }
+
+    fn rotate(&self, range: Range<usize>) -> Option<(usize, Work)> {
+        let at = range.start;
+        let (
+            Some(Op::Rope { y: q, table, .. }),
+            Some(Op::Rope { y: rotated, table: other, .. }),
+            Some(Op::CacheWrite { layer, k, v }),
+            Some(Op::Attention { layer: read, .. }),
+        ) = (self.op(&range, at), self.op(&range, at + 1), self.op(&range, at + 2), self.op(&range, at + 3))
+        else {
+            return None;
+        };
+        let sources = [at, at + 1].map(|rope| self.program.steps()[rope].op.inputs()[0].value);
+        let is_apart = ![sources[0], sources[1], v.value].iter().any(|x| (self.share_memory)(*q, *x));
+        // Attention reads keys from the cache: nobody else has to see them.
+        (self.has_cache
+            && table == other
+            && *read == Some(*layer)
+            && self.is_whole(k, *rotated)
+            && self.is_private(*rotated, at + 2..at + 4)
+            && is_apart
+            && (self.can_rotate)((at, at + 1), at + 2))
+        .then_some((at + 3, Work::Rotate { ropes: (at, at + 1), write: at + 2 }))
     }
 
     fn decode(&self, range: Range<usize>) -> Option<(usize, Work)> {

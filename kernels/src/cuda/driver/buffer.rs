@@ -9,20 +9,50 @@ use super::error::check;
 use super::{Context, CudaError, Result};
 
 /// Element types that are plain bytes on both sides.
-pub trait Plain: bytemuck::Pod + Send + Sync {}
+pub trait Plain: bytemuck::Pod + std::fmt::Debug + Send + Sync {}
 impl Plain for u8 {}
 impl Plain for u32 {}
 impl Plain for f32 {}
 impl Plain for half::f16 {}
+
+/// Device memory of any element type.
+pub trait DeviceMemory: std::fmt::Debug + Sync + sealed::Sealed {
+    /// Bytes of the elements.
+    fn size_bytes(&self) -> usize;
+
+    #[doc(hidden)]
+    fn allocation(&self) -> &Arc<Allocation>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<T> Sealed for super::DeviceBuffer<T> {}
+}
+
+impl<T: Plain> DeviceMemory for DeviceBuffer<T> {
+    fn size_bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    fn allocation(&self) -> &Arc<Allocation> {
+        &self.allocation
+    }
+}
 
 /// Kernels may read up to a vector behind the last element; an allocation is padded by this much.
 const PADDING_BYTES: usize = 256;
 
 /// Device memory that is freed when the last reference goes.
 #[derive(Debug)]
-pub(super) struct Allocation {
+pub struct Allocation {
     context: Arc<Context>,
     pub(super) address: sys::CUdeviceptr,
+}
+
+impl Allocation {
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
 }
 
 impl Drop for Allocation {

@@ -12,8 +12,9 @@ mod graph;
 mod module;
 pub mod nvrtc;
 mod stream;
+mod tensor_map;
 
-pub use buffer::{DeviceBuffer, PinnedBuffer, Plain};
+pub use buffer::{DeviceBuffer, DeviceMemory, PinnedBuffer, Plain};
 pub use cache::CubinCache;
 pub use context::Context;
 pub use error::CudaError;
@@ -22,6 +23,7 @@ pub use graph::Graph;
 pub use module::{Function, Module};
 pub(crate) use stream::Launch;
 pub use stream::Stream;
+pub(crate) use tensor_map::{TensorElement, TensorMap, TensorMaps};
 
 /// Result of everything the driver can refuse.
 pub type Result<T> = std::result::Result<T, CudaError>;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::sys;
 
-use super::buffer::Allocation;
+use super::buffer::{Allocation, DeviceMemory};
 use super::error::check;
+use super::tensor_map::TensorMaps;
 use super::{Context, DeviceBuffer, Event, Function, Graph, PinnedBuffer, Plain, Result};
 
 /// Work on one stream runs in the order of submission.
@@ -41,6 +42,11 @@ impl Stream {
     /// The device.
     pub fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// The driver's handle, for libraries that submit by themselves.
+    pub(crate) fn raw(&self) -> *mut c_void {
+        self.stream.cast()
     }
 
     /// Waits for everything submitted so far.
@@ -169,14 +175,19 @@ impl Drop for Stream {
 }
 
 /// Most arguments of a kernel.
-const MAX_ARGUMENTS: usize = 40;
+const MAX_ARGUMENTS: usize = 56;
 
-/// One launch being put together: arguments in the kernel's order, each with exactly the width of its C type.
+/// An argument with exactly the width of its C type.
+enum Argument {
+    Word(u64),
+    Maps(Box<TensorMaps>),
+}
+
+/// One launch being put together, arguments in the kernel's order.
 pub(crate) struct Launch<'a> {
     stream: &'a Stream,
     function: Function,
-    values: [u64; MAX_ARGUMENTS],
-    len: usize,
+    arguments: Vec<Argument>,
     memory: Vec<Weak<Allocation>>,
     is_capturing: bool,
 }
@@ -184,21 +195,26 @@ pub(crate) struct Launch<'a> {
 impl<'a> Launch<'a> {
     pub(crate) fn new(stream: &'a Stream, function: Function) -> Self {
         let is_capturing = stream.captured().is_some();
-        Self { stream, function, values: [0; MAX_ARGUMENTS], len: 0, memory: Vec::new(), is_capturing }
+        let arguments = Vec::with_capacity(MAX_ARGUMENTS);
+        Self { stream, function, arguments, memory: Vec::new(), is_capturing }
     }
 
     fn push(mut self, value: u64) -> Self {
-        self.values[self.len] = value;
-        self.len += 1;
+        self.arguments.push(Argument::Word(value));
         self
     }
 
-    /// A pointer to element `offset`.
-    pub(crate) fn buffer<T: Plain>(mut self, buffer: &DeviceBuffer<T>, offset: usize) -> Self {
+    /// A pointer to byte `offset` of memory.
+    pub(crate) fn memory(mut self, memory: &dyn DeviceMemory, offset: usize) -> Self {
         if self.is_capturing {
-            self.memory.push(Arc::downgrade(&buffer.allocation));
+            self.memory.push(Arc::downgrade(memory.allocation()));
         }
-        self.push(buffer.address(offset))
+        self.push(memory.allocation().address + offset as u64)
+    }
+
+    /// A pointer to element `offset`.
+    pub(crate) fn buffer<T: Plain>(self, buffer: &DeviceBuffer<T>, offset: usize) -> Self {
+        self.memory(buffer, offset * size_of::<T>())
     }
 
     /// A pointer to the start of a buffer, or null.
@@ -209,13 +225,32 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// No pointer.
+    pub(crate) fn null(self) -> Self {
+        self.push(0)
+    }
+
     /// A 32-bit number. Sizes beyond it were refused before.
     pub(crate) fn int(self, value: usize) -> Self {
         self.push(u64::from(value as u32))
     }
 
+    /// A 64-bit number.
+    pub(crate) fn long(self, value: usize) -> Self {
+        self.push(value as u64)
+    }
+
     pub(crate) fn float(self, value: f32) -> Self {
         self.push(u64::from(value.to_bits()))
+    }
+
+    /// Where the copy engine finds operands; the memory they describe is `memory`.
+    pub(crate) fn maps(mut self, maps: Box<TensorMaps>, memory: &[&dyn DeviceMemory]) -> Self {
+        if self.is_capturing {
+            self.memory.extend(memory.iter().map(|memory| Arc::downgrade(memory.allocation())));
+        }
+        self.arguments.push(Argument::Maps(maps));
+        self
     }
 
     /// Submits the launch.
@@ -234,10 +269,14 @@ impl<'a> Launch<'a> {
         overlaps: bool,
     ) -> Result<()> {
         self.stream.context.bind()?;
-        let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
-        for (pointer, value) in pointers.iter_mut().zip(&mut self.values) {
-            *pointer = std::ptr::from_mut(value).cast();
-        }
+        let mut pointers: Vec<*mut c_void> = self
+            .arguments
+            .iter_mut()
+            .map(|argument| match argument {
+                Argument::Word(word) => std::ptr::from_mut(word).cast(),
+                Argument::Maps(maps) => std::ptr::from_mut(&mut **maps).cast(),
+            })
+            .collect();
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
