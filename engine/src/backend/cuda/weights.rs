@@ -84,7 +84,9 @@ impl CudaWeight {
         let mut reader = WeightReader::open(source, spec)?;
         match spec.shape {
             WeightShape::Matrix { n, k } => {
-                let matrix = DeviceMatrix::zeros(context, format, n, k)?;
+                let stored = reader.encoded(format)?;
+                let block_len = stored.as_ref().map_or(format.spec().block_len(k), |stored| stored.block_len);
+                let matrix = DeviceMatrix::with_blocks(context, format, n, k, block_len)?;
                 let is_table = graph
                     .steps
                     .iter()
@@ -92,6 +94,15 @@ impl CudaWeight {
                 let table = (is_table && !format.is_float())
                     .then(|| DeviceMatrix::zeros(context, Format::F16, n, k))
                     .transpose()?;
+                if let Some(stored) = &stored {
+                    matrix.write_rows(0, stored)?;
+                    if let Some(table) = &table {
+                        let mut values = vec![0.0; n * k];
+                        stored.decode(&mut values)?;
+                        table.write_rows(0, &Format::F16.encode(&values, n, k)?)?;
+                    }
+                    return Ok(CudaWeight::Matrix { matrix, table });
+                }
                 let rows = (UPLOAD_ELEMENTS / k.max(1)).clamp(1, n.max(1));
                 let mut values = vec![0.0; rows * k];
                 let mut amax = 0.0f32;
