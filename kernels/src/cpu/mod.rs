@@ -3,9 +3,11 @@
 //! [`CpuKernels`] checks the shapes of an operation once, splits it into tasks (`ops/`) and runs them on a
 //! [`ThreadPool`], calling the functions of its table (`op_table.rs`).
 //! Most of those are written once over vectors (`vector/`), products and transpositions for each instruction set
-//! (`scalar/`, `x86_64/`).
+//! (`scalar/`, `x86_64/`, `aarch64/`).
 //! The instruction set is chosen at run time; holding a `CpuKernels` proves that the processor has it.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod check;
 mod op_table;
 mod ops;
@@ -48,11 +50,26 @@ pub enum Isa {
     Avx512Vnni,
     /// The same with tiles of integers and of bf16.
     Amx,
+    /// 64-bit ARM; all of them have NEON.
+    Neon,
+    /// The same with dot products of bytes.
+    NeonDotprod,
+    /// The same with products of small matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, slowest first, available here or not.
-    pub const ALL: &'static [Self] = &[Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
+    pub const ALL: &'static [Self] = &[
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Amx,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+    ];
 
     /// The name, such as `avx512`.
     pub fn name(self) -> &'static str {
@@ -62,6 +79,9 @@ impl Isa {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Amx => "amx",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -238,7 +258,13 @@ fn table(isa: Isa) -> Option<&'static OpTable> {
         Isa::Avx512Vnni => x86_64::avx512::has_vnni().then_some(&x86_64::avx512::VNNI_TABLE),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => x86_64::amx::is_available().then_some(&x86_64::amx::TABLE),
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => None,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(&aarch64::TABLE),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => aarch64::has_dotprod().then_some(&aarch64::DOTPROD_TABLE),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => aarch64::has_i8mm().then_some(&aarch64::I8MM_TABLE),
+        // Those of other processors.
+        _ => None,
     }
 }

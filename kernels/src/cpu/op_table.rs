@@ -69,6 +69,7 @@ pub(super) const PANELS: usize = 4;
 ///
 /// For whoever computes it: `x`, `w`, `scales`, `bias` and `y` are valid for the elements named below, nobody writes
 /// the former four or touches `y` meanwhile, `1 <= rows <= panel_rows`, and `cols` ends in the last panel.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "hints that not every kernel takes"))]
 pub(super) struct PanelProduct {
     /// `x [rows, k]`, in the order of `x_order`; `k` is padded with zeros to whole units.
     pub(super) x: *const f32,
@@ -169,6 +170,7 @@ pub(super) struct QuantizedRow {
 
 /// What a [`PanelProduct`] fetches into the caches on the side. Addresses are hints: they need not be valid.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "hints that not every kernel takes"))]
 pub(super) enum Wanted {
     /// The weights of the product itself, a little ahead of their use: they come from memory.
     Weights,

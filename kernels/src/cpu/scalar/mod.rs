@@ -8,7 +8,7 @@ use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
 use crate::cpu::vector::vector_functions;
 
-pub(super) static TABLE: OpTable = OpTable {
+pub(super) const TABLE: OpTable = OpTable {
     isa: Isa::Scalar,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
