@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::meter::EnergyMeter;
 use crate::observer::ModuleTimes;
 pub use crate::protocol::Protocol;
-use crate::schedule::{Basis, Planned, Schedule};
+use crate::schedule::{Basis, Length, Planned, Schedule};
 use crate::sensor::estimator::WorkCounter;
 use crate::statistics::Summary;
 use crate::workload::Workload;
@@ -39,6 +39,8 @@ pub enum Target {
     Repeated,
     /// The same with a mixture of classes, for the regression to be tested on.
     Mixture,
+    /// The whole program between two rests, to be recognised in the log of an external meter.
+    Marker,
 }
 
 /// Sweeps of a class in each iteration of a trial.
@@ -190,6 +192,9 @@ impl<'a> Experiment<'a> {
         let mut remaining_s: f64 =
             (0..planned_rounds).flat_map(|round| schedule.round(round)).map(|planned| planned.trial_s).sum();
         let mut done = 0;
+        if self.protocol.marker && !record.trials.iter().any(|trial| trial.target == Target::Marker) {
+            self.mark(&mut record)?;
+        }
         self.rest(0, &mut record);
         if follow.trial(&record, Progress { done, total, remaining_s }).is_break() {
             return Ok(record);
@@ -272,6 +277,36 @@ impl<'a> Experiment<'a> {
         }
     }
 
+    /// A square wave of load, whose windows are the load and nothing but the load: an external meter's log is aligned by
+    /// it.
+    fn mark(&mut self, record: &mut Record) -> Result<()> {
+        const HALF_PERIOD_S: f64 = 0.25;
+        const PERIODS: usize = 8;
+        for _ in 0..PERIODS {
+            let clock = self.meter.clock();
+            clock.wait_until(clock.now_s() + HALF_PERIOD_S);
+            let mut whole = self.workload.repeat(ModuleId::ROOT)?;
+            let window = self.meter.begin();
+            let length = Length::Window { window_s: HALF_PERIOD_S, expected: 1 };
+            let (iterations, run_s) = length.fill(clock, &mut |iterations| whole.run(iterations))?;
+            let closed = self.meter.close(window);
+            record.trials.push(Trial {
+                target: Target::Marker,
+                round: 0,
+                start_s: closed.start_s,
+                duration_s: closed.duration_s,
+                run_s,
+                iterations,
+                extra: Vec::new(),
+                cpu_time_s: closed.cpu_time_s,
+                part_s: Vec::new(),
+                seen: None,
+                flags: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
     /// Measures the idle machine, unless that was done at this point before.
     fn rest(&self, round: usize, record: &mut Record) {
         let is_done = record.trials.iter().any(|trial| trial.target == Target::Idle && trial.round == round);
@@ -326,7 +361,7 @@ impl<'a> Experiment<'a> {
                     Ok(clock.now_s() - start_s)
                 })?
             }
-            Target::Whole | Target::Idle => {
+            Target::Whole | Target::Idle | Target::Marker => {
                 let mut whole = workload.repeat(ModuleId::ROOT)?;
                 measured(&mut |iterations| whole.run(iterations))?
             }

@@ -14,6 +14,7 @@
 pub mod attribution;
 pub mod classes;
 pub mod clock;
+pub mod comparison;
 pub mod counter;
 pub mod energy;
 pub mod environment;
@@ -30,6 +31,7 @@ pub mod protocol;
 pub mod regression;
 pub mod report;
 pub mod reprice;
+pub mod resume;
 mod schedule;
 pub mod sensor;
 pub mod statistics;

@@ -17,6 +17,8 @@ pub struct Protocol {
     pub target_share: f64,
     /// No further round beyond `trials` begins after so long.
     pub time_limit_s: f64,
+    /// Whether a square wave of load comes first, by which an external meter's log is aligned.
+    pub marker: bool,
     /// Iterations of each trial; `None`: as many as its window needs.
     pub iterations: Option<usize>,
     /// Shortest window of a whole-program trial.
@@ -65,6 +67,7 @@ impl Default for Protocol {
             target_relative_ci: 0.01,
             target_share: 0.02,
             time_limit_s: 25.0,
+            marker: false,
             iterations: None,
             min_window_s: 0.5,
             min_updates: 50.0,

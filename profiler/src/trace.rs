@@ -259,7 +259,7 @@ impl Trace {
     }
 
     /// Interpolated power; the last value holds beyond the last sample.
-    fn power_w(&self, time_s: f64) -> f64 {
+    pub(crate) fn power_w(&self, time_s: f64) -> f64 {
         let behind = self.points.partition_point(|point| point.time_s <= time_s);
         match (behind.checked_sub(1).and_then(|i| self.points.get(i)), self.points.get(behind)) {
             (Some(a), Some(b)) => a.value + (b.value - a.value) * (time_s - a.time_s) / (b.time_s - a.time_s),

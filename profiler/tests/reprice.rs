@@ -9,16 +9,16 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use joulewise_profiler::clock;
+use joulewise_profiler::clock::{self, Clock, SimulatedClock};
 use joulewise_profiler::energy::Provenance;
 use joulewise_profiler::experiment::Protocol;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::profile::{Setup, profile};
 use joulewise_profiler::report::json::{ModelSummary, Profile};
-use joulewise_profiler::reprice::reprice;
+use joulewise_profiler::reprice::{align, reprice};
 use joulewise_profiler::sensor::estimator::Estimator;
 use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
-use joulewise_profiler::sensor::simulated::SimulatedDevice;
+use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 
 use simulation::{IDLE_W, MODULES, SimulatedWorkload};
 
@@ -101,4 +101,38 @@ fn windows_beside_the_log_become_unresolved() {
     let phase = &repriced.models[0].phases[0];
     assert_eq!((phase.whole.energy.energy_j, phase.whole.energy.provenance), (None, Provenance::Unresolved));
     assert!(phase.modules.iter().all(|row| row.first_order.energy_j.is_none()));
+}
+
+#[test]
+fn a_log_that_counts_from_its_own_begin_is_aligned_by_the_load() {
+    // In simulated time, where nobody oversleeps, and nothing but the rest before, between and after tells.
+    let clock = SimulatedClock::new();
+    clock.wait_until(5.0);
+    let device = SimulatedDevice::on(clock.clone(), IDLE_W);
+    let mut protocol = Protocol::quick();
+    protocol.trials = 2;
+    protocol.max_trials = 2;
+    protocol.marker = true;
+    let meter = EnergyMeter::simulated(&clock, vec![Box::new(SimulatedSensor::counter(&device, 1e-3))]);
+    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+    let mut repriced = Profile::new(&meter, MeteredDevice::Cpu, protocol.clone());
+    repriced.add_model(ModelSummary::default(), "simulated device");
+    let mut workload = SimulatedWorkload::new(&device);
+    repriced.put_phase(profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap());
+    let start_s = 4.5;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("export.csv");
+    export(&device, &path, start_s - 0.2, clock.now_s() + 0.3);
+    let options = PowerLogOptions::default();
+    let alignment = align(&repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    // The log's 0 lies at start_s - 0.2; the search ends with steps of a millisecond on samples two apart.
+    assert!((alignment.offset_s - (start_s - 0.2)).abs() <= 3e-3, "{alignment:?}, truth {}", start_s - 0.2);
+    assert!(alignment.correlation > 0.5, "{alignment:?}");
+    let options = PowerLogOptions { offset_s: alignment.offset_s, ..options };
+    reprice(&mut repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    assert_eq!(repriced.models[0].phases[0].whole.energy.provenance, Provenance::Measured);
+    // Power that does what it likes is refused.
+    fs::write(&path, "time,watts\n0,5\n1,5\n2,5\n60,5\n").unwrap();
+    let options = PowerLogOptions::default();
+    assert!(align(&repriced, &mut PowerLog::open(&path, &options).unwrap()).is_err());
 }

@@ -7,6 +7,7 @@ mod commands;
 mod meter;
 mod options;
 mod output;
+mod self_test;
 mod session;
 
 use std::process::ExitCode;
@@ -34,6 +35,9 @@ enum Command {
     Embed(commands::embed::Embed),
     Bench(commands::bench::Bench),
     Sensors(commands::sensors::Sensors),
+    Compare(commands::compare::Compare),
+    Report(commands::report::Report),
+    Reprice(commands::reprice::Reprice),
 }
 
 /// What a command that ran to its end found out.
@@ -55,6 +59,9 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Sensors(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Report(command) => command.run(),
+        Command::Reprice(command) => command.run(),
     };
     match result {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,

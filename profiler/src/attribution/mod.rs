@@ -408,6 +408,7 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
             Target::Rotation(_) => ("rotation", None),
             Target::Repeated => ("repeated", None),
             Target::Mixture => ("mixture", None),
+            Target::Marker => ("marker", None),
         };
         WindowRow {
             target: target.to_owned(),

@@ -27,6 +27,7 @@ use crate::experiment::Protocol;
 use crate::meter::{EnergyMeter, MeteredDevice};
 use crate::process;
 pub use crate::report::phase::*;
+use crate::sensor::examination::Examination;
 use crate::sensor::{SensorInfo, SensorKind};
 use crate::statistics::Summary;
 
@@ -52,6 +53,9 @@ pub struct Profile {
     pub environment: Environment,
     /// Everything that can tell joules here.
     pub sensors: Vec<SensorRow>,
+    /// What the last self-test of these sensors found, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examination: Option<Examination>,
     /// How it was measured.
     pub protocol: Protocol,
     /// The models, in the order in which they were measured.
@@ -172,6 +176,7 @@ impl Profile {
             is_complete: false,
             environment: Environment::read(),
             sensors: sensors.map(|(index, info)| SensorRow::of(info, primary.contains(&index))).collect(),
+            examination: None,
             protocol,
             models: Vec::new(),
             process: ProcessUsage::default(),
@@ -186,11 +191,17 @@ impl Profile {
     /// Adds a phase to the last model, or replaces its unfinished one of the same name and shape, and takes down what
     /// the process used. Without a model there is nothing to add it to.
     pub fn put_phase(&mut self, phase: PhaseProfile) {
+        let last = self.models.len().saturating_sub(1);
+        self.put_phase_of(last, phase);
+    }
+
+    /// The same for a model by its index.
+    pub fn put_phase_of(&mut self, model: usize, phase: PhaseProfile) {
         let is_same = |other: &PhaseProfile| {
             (&other.name, other.batch, other.tokens, other.kv_length)
                 == (&phase.name, phase.batch, phase.tokens, phase.kv_length)
         };
-        if let Some(model) = self.models.last_mut() {
+        if let Some(model) = self.models.get_mut(model) {
             match model.phases.iter().position(is_same) {
                 Some(index) => model.phases[index] = phase,
                 None => model.phases.push(phase),

@@ -1,6 +1,7 @@
 //! What a profile looks like to others: JSON for programs, CSV for tables, HTML for people, a trace for Perfetto.
 
 mod chart;
+pub mod comparison;
 pub mod csv;
 pub mod html;
 pub mod json;

@@ -342,7 +342,7 @@ pub struct PowerSample {
 /// One window, in the order in which they were measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowRow {
-    /// `idle`, `whole`, `observed`, `replay`, `rotation`, `repeated` or `mixture`.
+    /// `idle`, `whole`, `observed`, `replay`, `rotation`, `repeated`, `mixture` or `marker`.
     pub target: String,
     /// Index of the replayed module.
     pub module: Option<u32>,

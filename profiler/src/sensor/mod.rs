@@ -11,6 +11,7 @@ use crate::energy::Provenance;
 use crate::error::{ProfilerError, Result};
 
 pub mod estimator;
+pub mod examination;
 pub mod hwmon;
 pub mod nvml;
 pub mod pmic;

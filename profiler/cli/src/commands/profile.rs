@@ -13,16 +13,19 @@ use indicatif::ProgressBar;
 use joulewise_engine::{OutputKind, TokenBatch};
 use joulewise_models::{ModelSpec, demo, load, synthetic};
 use joulewise_profiler::experiment::Protocol;
-use joulewise_profiler::profile::{Setup, profile};
+use joulewise_profiler::meter::EnergyMeter;
+use joulewise_profiler::profile::{self, Setup};
 use joulewise_profiler::report;
 use joulewise_profiler::report::json::{ModelSummary, PhaseProfile, Profile as Document};
-use joulewise_profiler::report::table::{self, Table};
+use joulewise_profiler::report::table;
+use joulewise_profiler::resume;
 use joulewise_profiler::workload::{SessionWorkload, Workload};
 
+use crate::commands::show_table;
 use crate::meter::{MeterOptions, start};
 use crate::options::RunOptions;
 use crate::session::{Chosen, Opened, place};
-use crate::{Verdict, output};
+use crate::{Verdict, output, self_test};
 
 /// What is profiled when no model is named.
 const DEMOS: [&str; 2] = ["demo:distilbert", "demo:gpt2"];
@@ -66,12 +69,19 @@ pub(crate) struct Profile {
     /// A module that is measured apart from its like in other layers, by path; may be given again.
     #[arg(long)]
     apart: Vec<String>,
+    /// Begin with a square wave of load, by which `joulewise reprice --align` finds the profile in a meter's log.
+    #[arg(long)]
+    marker: bool,
     /// Seed of the order of trials.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// A coarse look in a few seconds.
     #[arg(long)]
     quick: bool,
+    /// Go on with the interrupted profile in the folder: finished phases stay, the unfinished one gets the trials that it
+    /// lacks.
+    #[arg(long)]
+    resume: bool,
     /// Print a row per module, not only per layer and kind.
     #[arg(long)]
     modules: bool,
@@ -86,6 +96,17 @@ pub(crate) struct Profile {
 /// How a decoder or encoder is run.
 type MakeWorkload = for<'a> fn(&'a mut joulewise_engine::Session, &TokenBatch) -> Result<SessionWorkload<'a>>;
 
+/// A phase that is measured.
+struct Going<'a> {
+    /// Name of the model.
+    name: &'a str,
+    /// Its index in the profile.
+    model: usize,
+    interrupted: &'a AtomicBool,
+    /// What an interrupted profile has of it.
+    earlier: Option<PhaseProfile>,
+}
+
 impl Profile {
     pub(crate) fn run(self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
@@ -93,14 +114,20 @@ impl Profile {
         let chosen = Chosen::new(&self.run)?;
         let meter = start(&self.meter)?;
         let protocol = self.protocol();
-        let mut document = Document::new(&meter, chosen.metered, protocol.clone());
+        let mut document = self.document(&meter, &chosen, &protocol)?;
+        document.examination = self_test::last(&meter);
         let models: Vec<&str> = match &self.model {
             Some(model) => vec![model],
             None => DEMOS.to_vec(),
         };
         for name in models {
             let mut opened = place(load(&ModelSpec::parse(name)?)?, &self.run, &chosen)?;
-            document.add_model(summary(&opened, &self.run), opened.session.device());
+            let model = summary(&opened, &self.run);
+            let known = document.models.iter().position(|known| known.model == model);
+            let model = known.unwrap_or_else(|| {
+                document.add_model(model, opened.session.device());
+                document.models.len() - 1
+            });
             let batch = self.input(&opened)?;
             let is_decoder = opened.session.graph().cache.is_some();
             let phases: &[MakeWorkload] = if is_decoder {
@@ -117,11 +144,21 @@ impl Profile {
                 }
                 let mut workload = make(&mut opened.session, &batch)?.with_caches(chosen.caches.clone());
                 let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
-                let phase = self.measure(name, &mut workload, &setup, &mut document, interrupted)?;
+                let shape = workload.shape();
+                let is_it = |phase: &&PhaseProfile| {
+                    (phase.name.as_str(), phase.batch, phase.tokens, phase.kv_length)
+                        == (shape.phase.name(), shape.batch, shape.tokens, shape.kv_length)
+                };
+                let earlier = document.models[model].phases.iter().find(is_it).cloned();
+                if earlier.as_ref().is_some_and(|phase| phase.is_complete) {
+                    continue;
+                }
+                let going = Going { name, model, interrupted, earlier };
+                let phase = self.measure(going, &mut workload, &setup, &mut document)?;
                 if !self.json {
                     self.print(name, opened.session.device(), &phase)?;
                 }
-                document.put_phase(phase);
+                document.put_phase_of(model, phase);
                 report::write(&self.out, &document)?;
             }
         }
@@ -152,6 +189,7 @@ impl Profile {
         protocol.target_relative_ci = self.target_ci;
         protocol.time_limit_s = self.time_limit.unwrap_or(protocol.time_limit_s);
         protocol.regression = !self.no_regression;
+        protocol.marker = self.marker;
         protocol.apart.clone_from(&self.apart);
         protocol
     }
@@ -185,21 +223,42 @@ impl Profile {
         Ok(TokenBatch::dense(ids, batch)?)
     }
 
+    /// A new profile, or the interrupted one.
+    fn document(&self, meter: &EnergyMeter, chosen: &Chosen, protocol: &Protocol) -> Result<Document> {
+        let new = Document::new(meter, chosen.metered, protocol.clone());
+        let file = self.out.join("profile.json");
+        if !self.resume || !file.exists() {
+            return Ok(new);
+        }
+        let old = Document::read_json(&file)?;
+        let sensors = |profile: &Document| -> Vec<(String, bool)> {
+            profile.sensors.iter().map(|sensor| (sensor.name.clone(), sensor.is_primary)).collect()
+        };
+        if old.protocol != new.protocol || sensors(&old) != sensors(&new) {
+            bail!(
+                "{} was measured by another protocol or other sensors and cannot be resumed",
+                file.display()
+            );
+        }
+        Ok(old)
+    }
+
     fn measure(
         &self,
-        name: &str,
+        going: Going<'_>,
         workload: &mut dyn Workload,
         setup: &Setup<'_>,
         document: &mut Document,
-        interrupted: &AtomicBool,
     ) -> Result<PhaseProfile> {
+        let Going { name, model, interrupted, earlier } = going;
         let bar = output::progress(&format!("{name} {}", workload.shape().phase.name()), 0);
+        let record = earlier.as_ref().map(|phase| resume::record(phase, &document.sensors)).transpose()?;
         let mut kept = Instant::now();
         let mut failed = None;
-        let phase = profile(workload, setup, &mut |update| {
+        let mut phase = profile::resume(record.unwrap_or_default(), workload, setup, &mut |update| {
             show(&bar, update.progress.done, update.progress.total);
             if kept.elapsed() > KEEP_EVERY {
-                document.put_phase(update.phase());
+                document.put_phase_of(model, update.phase());
                 failed = report::write(&self.out, document).err();
                 kept = Instant::now();
             }
@@ -207,6 +266,9 @@ impl Profile {
             if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         bar.finish_and_clear();
+        if let Some(earlier) = earlier {
+            phase.power_samples.splice(0..0, earlier.power_samples);
+        }
         match failed {
             Some(error) => Err(error.into()),
             None => Ok(phase),
@@ -228,11 +290,6 @@ impl Profile {
         table::regression(phase).map_or(Ok(()), output::line)?;
         phase.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))
     }
-}
-
-fn show_table(table: &Table) -> Result<()> {
-    let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
-    output::line(output::table(&header, table.rows.iter().cloned()))
 }
 
 fn show(bar: &ProgressBar, done: usize, total: usize) {

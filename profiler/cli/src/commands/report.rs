@@ -1,0 +1,30 @@
+//! `joulewise report`: the files of a profile once more, without measuring.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use joulewise_profiler::report;
+
+use crate::commands::compare::read;
+use crate::{Verdict, output};
+
+/// Write report.html and all other files of a profile anew from its profile.json.
+#[derive(Args)]
+pub(crate) struct Report {
+    /// Folder with a profile.json.
+    folder: PathBuf,
+    /// Folder for the files; the same by default.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl Report {
+    pub(crate) fn run(self) -> Result<Verdict> {
+        let profile = read(&self.folder)?;
+        for file in report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)? {
+            output::line(format!("wrote {}", file.display()))?;
+        }
+        Ok(Verdict::Passed)
+    }
+}
