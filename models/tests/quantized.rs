@@ -79,6 +79,28 @@ fn gptq_awq_model_optimizer_and_fp8() {
     assert!(checkpoint.shape("gptq.qweight").is_none());
 }
 
+#[test]
+fn what_compressed_tensors_writes() {
+    check(
+        "compressed_tensors.safetensors",
+        &[
+            ("fp8_block", Format::F32),
+            ("fp8_channel", Format::Fp8E4m3),
+            ("int4_channel", Format::Int4),
+            ("int4_group", Format::Int4),
+            ("int4_group_asymmetric", Format::F32),
+            ("int4_group_bf16", Format::Int4),
+            ("int8_channel", Format::Int8),
+            ("int8_channel_asymmetric", Format::F32),
+            ("int8_group", Format::F32),
+            ("int8_packed", Format::F32),
+            ("int8_tensor", Format::Int8),
+            ("mxfp4", Format::Mxfp4),
+            ("nvfp4", Format::Nvfp4),
+        ],
+    );
+}
+
 /// A file of these tensors; `fill` is every byte of it.
 fn file(tensors: &[(&str, Dtype, &[usize])], fill: u8) -> Vec<u8> {
     let bytes: Vec<Vec<u8>> = tensors
