@@ -118,6 +118,11 @@ impl ModelConfig {
         ModelConfig { pooling, ..self }
     }
 
+    /// Every key and its value.
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// Name of the file, for error messages.
     pub fn origin(&self) -> &str {
         &self.origin

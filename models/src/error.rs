@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use joulewise_engine::EngineError;
+use joulewise_engine::{EngineError, Format};
 
 /// Why a model, a tokenizer or a table of word vectors could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,25 @@ pub enum ModelError {
         file: &'static str,
         /// What to do about it.
         advice: &'static str,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A directory that something is in already.
+    #[error("{0} is not empty; name a directory that is, or that is not there yet")]
+    NotEmpty(PathBuf),
+    /// A weight in a format that the file's layout has no place for.
+    #[error("`{name}` cannot be written in {format}: compressed-tensors has no layout for that")]
+    Unwritable {
+        /// The weight.
+        name: String,
+        /// The format it should have.
+        format: Format,
     },
     /// A name that is neither a directory nor a demo nor a preset.
     #[error("`{name}` is no model: expected a directory, a `.gguf` file, or one of {known}")]

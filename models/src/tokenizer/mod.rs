@@ -75,6 +75,14 @@ impl Tokenizer {
         Ok(Tokenizer { inner: from_json(origin, json)?, bos: None })
     }
 
+    /// The tokenizer as a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the library cannot write it.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(ModelError::Tokenize)
+    }
+
     /// Ids with the special tokens that the model expects around a text.
     ///
     /// # Errors

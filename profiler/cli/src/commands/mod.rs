@@ -7,6 +7,7 @@ pub(crate) mod embed;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod profile;
+pub(crate) mod quantize;
 pub(crate) mod report;
 pub(crate) mod reprice;
 pub(crate) mod sensors;
