@@ -31,8 +31,10 @@ pub(super) struct OpTable {
     pub(super) multiply_panel: unsafe fn(&PanelProduct),
     /// Widens the units of a panel to `out [terms, panel_width]`, without scales; `codes` holds exactly so many.
     pub(super) widen: unsafe fn(Codes, codes: &[u8], out: &mut [f32]),
-    /// Products of integers.
-    pub(super) integer: IntegerKernels,
+    /// Products of 8-bit integers.
+    pub(super) integer: RoundedKernels,
+    /// Products of bf16, where they are faster than products of floats.
+    pub(super) brain: Option<RoundedKernels>,
     /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
     pub(super) interleave: unsafe fn(Interleave<'_>),
     pub(super) norm: unsafe fn(NormRow<'_>),
@@ -107,41 +109,38 @@ impl PanelProduct {
     }
 }
 
-/// The functions for products of integers: 8-bit weights with inputs rounded to 8 bits.
+/// The functions for products whose inputs are rounded to the kind of the weights: integers of 8 bits, or bf16.
 #[derive(Clone, Copy)]
-pub(super) struct IntegerKernels {
+pub(super) struct RoundedKernels {
     /// Most rows of `x` that `multiply` takes at once.
     pub(super) rows: usize,
-    pub(super) multiply: unsafe fn(&IntegerProduct),
-    pub(super) quantize: unsafe fn(QuantizeRow<'_>) -> QuantizedRow,
+    pub(super) multiply: unsafe fn(&RoundedProduct),
+    pub(super) round: unsafe fn(RoundRow<'_>) -> RoundedRow,
 }
 
-/// Terms that follow each other in a row of quantized inputs; see [`IntegerProduct`].
-pub(super) const INTEGER_TERMS: usize = 64;
+/// Bytes that follow each other in a row of rounded inputs: a cache line, and a row of a tile.
+pub(super) const PIECE_BYTES: usize = 64;
 
-/// A few rows of integers times some panels of [`Codes::Int8`]: `y [rows, cols] = x_scale w_scale (x w^T) + bias`.
-///
-/// Sums of integers are exact, so the order of terms is free.
+/// A few rows of rounded inputs times some panels of the same kind: `y [rows, cols] = x_scale w_scale (x w^T) + bias`.
 ///
 /// # Safety
 ///
 /// For whoever computes it: the pointers are valid for the elements named below, nobody writes what they point to
-/// meanwhile but `y`, which nobody touches, `1 <= rows <= IntegerKernels::rows`, and `cols` ends in the last panel.
-pub(super) struct IntegerProduct {
-    /// `[k / 64, rows, 64]` codes, `k` padded with zeros.
+/// meanwhile but `y`, which nobody touches, `1 <= rows <= RoundedKernels::rows`, and `cols` ends in the last panel.
+pub(super) struct RoundedProduct {
+    /// `[pieces, rows, 64]` bytes, `k` padded with zeros.
     pub(super) x: *const i8,
     pub(super) rows: usize,
     /// `[rows]`.
-    pub(super) x_rows: *const QuantizedRow,
+    pub(super) x_rows: *const RoundedRow,
     pub(super) panels: usize,
-    /// `k` codes of `panel_width` rows, in units: of the first panel.
+    /// `16 pieces` units of `panel_width` rows: of the first panel.
     pub(super) w: *const u8,
-    /// `[panel_width]`, of the first panel.
+    /// `[panel_width]`, of the first panel; null for bf16.
     pub(super) w_scales: *const f32,
     /// Bytes from one panel's codes and scales to the next one's.
     pub(super) panel_stride: usize,
-    /// A multiple of [`INTEGER_TERMS`].
-    pub(super) k: usize,
+    pub(super) pieces: usize,
     /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
     pub(super) y: *mut f32,
     pub(super) y_stride: usize,
@@ -151,18 +150,18 @@ pub(super) struct IntegerProduct {
 }
 
 /// One row to round; see [`InputRounding`].
-pub(super) struct QuantizeRow<'a> {
+pub(super) struct RoundRow<'a> {
     pub(super) x: &'a [f32],
     pub(super) rounding: InputRounding,
-    /// The codes, in pieces of [`INTEGER_TERMS`], each the first of `piece_stride` bytes; zero behind the last term.
+    /// The codes, in pieces of [`PIECE_BYTES`], each the first of `piece_stride` bytes; zero behind the last term.
     pub(super) codes: &'a mut [i8],
     pub(super) piece_stride: usize,
 }
 
-/// What a product has to know of a rounded row.
+/// What a product of integers has to know of a rounded row.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub(super) struct QuantizedRow {
+pub(super) struct RoundedRow {
     pub(super) scale: f32,
     /// Sum of the codes.
     pub(super) sum: i32,

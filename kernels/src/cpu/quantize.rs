@@ -4,7 +4,7 @@
 //! into; the codes are those of [`reference::round_inputs`](crate::reference::round_inputs), bit by bit.
 
 use crate::args::InputRounding;
-use crate::cpu::op_table::{INTEGER_TERMS, QuantizeRow, QuantizedRow};
+use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedRow};
 use crate::format::scale_of;
 
 /// The largest code.
@@ -14,8 +14,8 @@ const LANES: usize = 16;
 const INFINITY_BITS: u32 = 0x7f80_0000;
 
 #[inline(always)]
-pub(super) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
-    let QuantizeRow { x, rounding, codes, piece_stride } = row;
+pub(super) fn quantize(row: RoundRow<'_>) -> RoundedRow {
+    let RoundRow { x, rounding, codes, piece_stride } = row;
     let (amax, has_nan) = largest(x);
     let scale = match rounding {
         InputRounding::Static { scale } => scale,
@@ -23,12 +23,12 @@ pub(super) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
     };
     let inverse = 1.0 / scale;
     let mut sum = 0;
-    for (x, codes) in x.chunks(INTEGER_TERMS).zip(codes.chunks_mut(piece_stride)) {
-        let Some(codes) = codes.first_chunk_mut::<INTEGER_TERMS>() else { break };
-        match x.first_chunk::<INTEGER_TERMS>() {
+    for (x, codes) in x.chunks(PIECE_BYTES).zip(codes.chunks_mut(piece_stride)) {
+        let Some(codes) = codes.first_chunk_mut::<PIECE_BYTES>() else { break };
+        match x.first_chunk::<PIECE_BYTES>() {
             Some(x) => round(x, inverse, codes),
             None => {
-                let mut padded = [0.0; INTEGER_TERMS];
+                let mut padded = [0.0; PIECE_BYTES];
                 padded[..x.len()].copy_from_slice(x);
                 round(&padded, inverse, codes);
             }
@@ -36,7 +36,7 @@ pub(super) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
         sum += codes.iter().map(|code| i32::from(*code)).sum::<i32>();
     }
     // A NaN among the inputs makes every result of the row NaN.
-    QuantizedRow { scale: if has_nan { f32::NAN } else { scale }, sum }
+    RoundedRow { scale: if has_nan { f32::NAN } else { scale }, sum }
 }
 
 /// The largest finite magnitude, and whether there is a NaN.
@@ -59,10 +59,10 @@ fn largest(x: &[f32]) -> (f32, bool) {
 }
 
 #[inline(always)]
-fn round(x: &[f32; INTEGER_TERMS], inverse: f32, codes: &mut [i8; INTEGER_TERMS]) {
+fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) {
     // Adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
     const NO_FRACTION: f32 = 12_582_912.0;
-    for i in 0..INTEGER_TERMS {
+    for i in 0..PIECE_BYTES {
         let steps = x[i] * inverse;
         let steps = if steps < MAX { steps } else { MAX };
         let steps = if steps > -MAX { steps } else { -MAX };

@@ -25,6 +25,7 @@ pub(super) const TABLE: OpTable = OpTable {
     multiply_panel: matmul::multiply_panel,
     widen: matmul::widen,
     integer: integer::KERNELS,
+    brain: None,
     interleave: scalar::TABLE.interleave,
     norm,
     activate,

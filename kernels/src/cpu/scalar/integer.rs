@@ -1,29 +1,29 @@
 //! Products of 8-bit integers.
 
 use super::matmul::PANEL_WIDTH;
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerKernels, IntegerProduct};
+use crate::cpu::op_table::{PIECE_BYTES, RoundedKernels, RoundedProduct};
 
 /// Rows whose sums fit the registers beside the weights.
 const ROWS: usize = 2;
 
-pub(super) const KERNELS: IntegerKernels =
-    IntegerKernels { rows: ROWS, multiply, quantize: crate::cpu::quantize::quantize };
+pub(super) const KERNELS: RoundedKernels =
+    RoundedKernels { rows: ROWS, multiply, round: crate::cpu::quantize::quantize };
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says.
-unsafe fn multiply(p: &IntegerProduct) {
+/// As [`RoundedProduct`] says.
+unsafe fn multiply(p: &RoundedProduct) {
     for panel in 0..p.panels {
         let (w, w_scales) =
             (p.w.wrapping_add(panel * p.panel_stride), p.w_scales.wrapping_byte_add(panel * p.panel_stride));
         let columns = panel * PANEL_WIDTH..p.cols.min((panel + 1) * PANEL_WIDTH);
         for r in 0..p.rows {
             let mut sums = [0i32; PANEL_WIDTH];
-            for word in 0..p.k / 4 {
-                let at = word * 4 / INTEGER_TERMS * p.rows * INTEGER_TERMS + word * 4 % INTEGER_TERMS;
+            for word in 0..p.pieces * PIECE_BYTES / 4 {
+                let at = word * 4 / PIECE_BYTES * p.rows * PIECE_BYTES + word * 4 % PIECE_BYTES;
                 // SAFETY: four codes of row `r < rows`, and four of each row of the panel, all below `k`.
                 let (x, w) = unsafe {
-                    let x = p.x.add(at + r * INTEGER_TERMS).cast::<[i8; 4]>();
+                    let x = p.x.add(at + r * PIECE_BYTES).cast::<[i8; 4]>();
                     let w = w.add(word * 4 * PANEL_WIDTH).cast::<[[i8; 4]; PANEL_WIDTH]>();
                     (x.read_unaligned(), w.read_unaligned())
                 };

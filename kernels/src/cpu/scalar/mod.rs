@@ -16,6 +16,7 @@ pub(super) const TABLE: OpTable = OpTable {
     multiply_panel: matmul::multiply_panel,
     widen: matmul::widen,
     integer: integer::KERNELS,
+    brain: None,
     interleave: matmul::interleave,
     norm,
     activate,

@@ -9,15 +9,15 @@ use std::arch::aarch64::*;
 
 use super::super::matmul::PANEL_WIDTH;
 use super::store;
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerProduct};
+use crate::cpu::op_table::{PIECE_BYTES, RoundedProduct};
 
 /// Sixteen sums, each of half of the terms of four columns, and what multiplying takes, fit 32 registers.
 pub(super) const ROWS: usize = 2;
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says.
-pub(super) unsafe fn multiply(p: &IntegerProduct) {
+/// As [`RoundedProduct`] says.
+pub(super) unsafe fn multiply(p: &RoundedProduct) {
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
         unsafe {
@@ -31,17 +31,17 @@ pub(super) unsafe fn multiply(p: &IntegerProduct) {
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says, with `rows == ROWS` and `panel < panels`.
-unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize) {
+/// As [`RoundedProduct`] says, with `rows == ROWS` and `panel < panels`.
+unsafe fn multiply_rows<const ROWS: usize>(p: &RoundedProduct, panel: usize) {
     let (mut x, mut w) = (p.x, p.w.wrapping_add(panel * p.panel_stride).cast::<i8>());
     // SAFETY: `w` and `x` stand at two words below `k / 4`: 16 words of the panel, one of each row, for each of the two.
     // Two products of codes fit 16 bits, since those of inputs reach 127 only.
     unsafe {
         let mut sums = [[vdupq_n_s32(0); 8]; ROWS];
-        for _ in 0..p.k / INTEGER_TERMS {
-            for pair in 0..INTEGER_TERMS / 8 {
+        for _ in 0..p.pieces {
+            for pair in 0..PIECE_BYTES / 8 {
                 let inputs: [[int8x16_t; 2]; ROWS] = std::array::from_fn(|r| {
-                    let words = x.add(r * INTEGER_TERMS + 8 * pair).cast::<i32>();
+                    let words = x.add(r * PIECE_BYTES + 8 * pair).cast::<i32>();
                     [0, 1].map(|i| vreinterpretq_s8_s32(vdupq_n_s32(words.add(i).read_unaligned())))
                 });
                 for quarter in 0..4 {
@@ -59,7 +59,7 @@ unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize) {
                 }
                 w = w.wrapping_add(8 * PANEL_WIDTH);
             }
-            x = x.wrapping_add(ROWS * INTEGER_TERMS);
+            x = x.wrapping_add(ROWS * PIECE_BYTES);
         }
         let sums = sums;
         for r in 0..ROWS {

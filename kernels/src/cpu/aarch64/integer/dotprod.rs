@@ -10,15 +10,15 @@ use std::arch::asm;
 
 use super::super::matmul::PANEL_WIDTH;
 use super::store;
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerProduct};
+use crate::cpu::op_table::{PIECE_BYTES, RoundedProduct};
 
 /// Sixteen sums, four vectors of weights and four of inputs fit 32 registers.
 pub(super) const ROWS: usize = 4;
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says; the processor has dot products.
-pub(super) unsafe fn multiply(p: &IntegerProduct) {
+/// As [`RoundedProduct`] says; the processor has dot products.
+pub(super) unsafe fn multiply(p: &RoundedProduct) {
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
         unsafe {
@@ -50,17 +50,17 @@ macro_rules! add_dots {
 ///
 /// # Safety
 ///
-/// As [`IntegerProduct`] says, with `first + ROWS <= rows` and `panel < panels`; the processor has dot products.
-pub(super) unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize, first: usize) {
-    let mut x = p.x.wrapping_add(first * INTEGER_TERMS);
+/// As [`RoundedProduct`] says, with `first + ROWS <= rows` and `panel < panels`; the processor has dot products.
+pub(super) unsafe fn multiply_rows<const ROWS: usize>(p: &RoundedProduct, panel: usize, first: usize) {
+    let mut x = p.x.wrapping_add(first * PIECE_BYTES);
     let mut w = p.w.wrapping_add(panel * p.panel_stride).cast::<i8>();
     // SAFETY: `w` and `x` stand at four words below `k / 4`: four times 16 words of the panel, four of each row.
     unsafe {
         let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
-        for _ in 0..p.k / INTEGER_TERMS {
-            for sixteen in 0..INTEGER_TERMS / 16 {
+        for _ in 0..p.pieces {
+            for sixteen in 0..PIECE_BYTES / 16 {
                 let inputs: [int8x16_t; ROWS] =
-                    std::array::from_fn(|r| vld1q_s8(x.add(r * INTEGER_TERMS + 16 * sixteen)));
+                    std::array::from_fn(|r| vld1q_s8(x.add(r * PIECE_BYTES + 16 * sixteen)));
                 macro_rules! word {
                     ($lane:literal) => {
                         for quarter in 0..4 {
@@ -77,7 +77,7 @@ pub(super) unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel:
                 word!(3);
                 w = w.wrapping_add(16 * PANEL_WIDTH);
             }
-            x = x.wrapping_add(p.rows * INTEGER_TERMS);
+            x = x.wrapping_add(p.rows * PIECE_BYTES);
         }
         let sums = sums;
         for r in 0..ROWS {

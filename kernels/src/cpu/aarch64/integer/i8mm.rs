@@ -11,15 +11,15 @@ use std::arch::asm;
 
 use super::super::matmul::PANEL_WIDTH;
 use super::{dotprod, store};
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerProduct};
+use crate::cpu::op_table::{PIECE_BYTES, RoundedProduct};
 
 /// Sixteen sums, and the vectors of weights and inputs, fit 32 registers.
 pub(super) const ROWS: usize = 4;
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says; the processor has dot products and matrix products.
-pub(super) unsafe fn multiply(p: &IntegerProduct) {
+/// As [`RoundedProduct`] says; the processor has dot products and matrix products.
+pub(super) unsafe fn multiply(p: &RoundedProduct) {
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on; pairs of rows, and the odd one by dot products.
         unsafe {
@@ -60,17 +60,17 @@ unsafe fn add_products(sum: &mut int32x4_t, x: int8x16_t, w: int8x16_t) {
 ///
 /// # Safety
 ///
-/// As [`IntegerProduct`] says, with `2 * PAIRS <= rows` and `panel < panels`; the processor has matrix products.
-unsafe fn multiply_pairs<const PAIRS: usize>(p: &IntegerProduct, panel: usize) {
+/// As [`RoundedProduct`] says, with `2 * PAIRS <= rows` and `panel < panels`; the processor has matrix products.
+unsafe fn multiply_pairs<const PAIRS: usize>(p: &RoundedProduct, panel: usize) {
     let (mut x, mut w) = (p.x, p.w.wrapping_add(panel * p.panel_stride).cast::<i32>());
     // SAFETY: `w` and `x` stand at two words below `k / 4`: twice 16 words of the panel, two of each row.
     unsafe {
         let mut sums = [[vdupq_n_s32(0); 8]; PAIRS];
-        for _ in 0..p.k / INTEGER_TERMS {
-            for eight in 0..INTEGER_TERMS / 8 {
+        for _ in 0..p.pieces {
+            for eight in 0..PIECE_BYTES / 8 {
                 let inputs: [int8x16_t; PAIRS] = std::array::from_fn(|pair| {
-                    let x = x.add(2 * pair * INTEGER_TERMS + 8 * eight);
-                    vcombine_s8(vld1_s8(x), vld1_s8(x.add(INTEGER_TERMS)))
+                    let x = x.add(2 * pair * PIECE_BYTES + 8 * eight);
+                    vcombine_s8(vld1_s8(x), vld1_s8(x.add(PIECE_BYTES)))
                 });
                 for quarter in 0..4 {
                     let first = vld1q_s32(w.add(4 * quarter));
@@ -86,7 +86,7 @@ unsafe fn multiply_pairs<const PAIRS: usize>(p: &IntegerProduct, panel: usize) {
                 }
                 w = w.wrapping_add(2 * PANEL_WIDTH);
             }
-            x = x.wrapping_add(p.rows * INTEGER_TERMS);
+            x = x.wrapping_add(p.rows * PIECE_BYTES);
         }
         let sums = sums;
         for pair in 0..PAIRS {

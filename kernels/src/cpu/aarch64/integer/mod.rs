@@ -7,26 +7,26 @@ mod i8mm;
 use std::arch::aarch64::*;
 
 use super::vector::F32x4;
-use crate::cpu::op_table::{IntegerKernels, IntegerProduct};
+use crate::cpu::op_table::{RoundedKernels, RoundedProduct};
 use crate::cpu::quantize::quantize;
 use crate::cpu::vector::Vector;
 
-pub(super) const KERNELS: IntegerKernels =
-    IntegerKernels { rows: baseline::ROWS, multiply: baseline::multiply, quantize };
+pub(super) const KERNELS: RoundedKernels =
+    RoundedKernels { rows: baseline::ROWS, multiply: baseline::multiply, round: quantize };
 
-pub(super) const DOTPROD_KERNELS: IntegerKernels =
-    IntegerKernels { rows: dotprod::ROWS, multiply: dotprod::multiply, quantize };
+pub(super) const DOTPROD_KERNELS: RoundedKernels =
+    RoundedKernels { rows: dotprod::ROWS, multiply: dotprod::multiply, round: quantize };
 
-pub(super) const I8MM_KERNELS: IntegerKernels =
-    IntegerKernels { rows: i8mm::ROWS, multiply: i8mm::multiply, quantize };
+pub(super) const I8MM_KERNELS: RoundedKernels =
+    RoundedKernels { rows: i8mm::ROWS, multiply: i8mm::multiply, round: quantize };
 
 /// Scales four finished sums of row `r`, quarter `quarter` of a panel, and writes them to `y`.
 ///
 /// # Safety
 ///
-/// As [`IntegerProduct`] says.
+/// As [`RoundedProduct`] says.
 #[inline(always)]
-unsafe fn store(p: &IntegerProduct, r: usize, panel: usize, quarter: usize, sum: int32x4_t) {
+unsafe fn store(p: &RoundedProduct, r: usize, panel: usize, quarter: usize, sum: int32x4_t) {
     let column = panel * super::matmul::PANEL_WIDTH + 4 * quarter;
     let columns = p.cols.saturating_sub(column).min(4);
     if columns == 0 {

@@ -1,7 +1,7 @@
 //! `y = x w^T + bias`: checks, and the choice between sums of floats and of integers.
 
 mod float;
-mod integer;
+mod rounded;
 mod split;
 
 use crate::args::{InputRounding, MatMul, Rows};
@@ -17,6 +17,12 @@ const OP: &str = "matmul";
 /// Terms whose integer sums cannot overflow: each is below `2^14`, and an instruction may add `2^14` per term on the
 /// way.
 const MAX_INTEGER_TERMS: usize = 1 << 16;
+
+/// Rows up to which inputs of bf16 weights are never rounded: products of so few rows wait for the weights.
+///
+/// With more rows the instruction sets that have tiles of bf16 round them too. It is the one place where a row's result
+/// depends on how many others there are.
+const MAX_PRECISE_ROWS: usize = 4;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
     let MatMul { x, rounding, w, bias, y } = args;
@@ -43,10 +49,16 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         }
         return Ok(());
     }
+    let table = kernels.table;
     if rounding == InputRounding::None {
-        float::multiply(kernels, x, w, bias, y);
+        match (&table.brain, w.codes()) {
+            (Some(brain), Codes::Bf16) if m > MAX_PRECISE_ROWS => {
+                rounded::multiply(kernels, brain, x, rounding, w, bias, y);
+            }
+            _ => float::multiply(kernels, x, w, bias, y),
+        }
     } else if matches!(w.codes(), Codes::Int8) && k <= MAX_INTEGER_TERMS {
-        integer::multiply(kernels, x, rounding, w, bias, y);
+        rounded::multiply(kernels, &table.integer, x, rounding, w, bias, y);
     } else {
         with_scratch(m * k, |rounded| {
             for (r, rounded) in rounded.chunks_exact_mut(k).enumerate() {

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use super::matmul::PANEL_WIDTH;
 use super::vector::F32x8;
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerKernels, IntegerProduct, QuantizeRow, QuantizedRow};
+use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::vector::Vector;
 
 /// Eight sums, four vectors of weights and two of inputs fit 16 registers.
@@ -20,18 +20,18 @@ const ROWS: usize = 4;
 /// How far ahead of the weights in use to fetch; see the products of floats.
 const PREFETCH_BYTES: usize = 4096;
 
-pub(super) const KERNELS: IntegerKernels = IntegerKernels { rows: ROWS, multiply, quantize };
+pub(super) const KERNELS: RoundedKernels = RoundedKernels { rows: ROWS, multiply, round: quantize };
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
+fn quantize(row: RoundRow<'_>) -> RoundedRow {
     crate::cpu::quantize::quantize(row)
 }
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says; the processor has AVX2, FMA and F16C.
+/// As [`RoundedProduct`] says; the processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply(p: &IntegerProduct) {
+unsafe fn multiply(p: &RoundedProduct) {
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
         unsafe {
@@ -53,13 +53,13 @@ fn even_and_odd(words: __m256i) -> [__m256i; 2] {
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says, with `rows == ROWS` and `panel < panels`.
+/// As [`RoundedProduct`] says, with `rows == ROWS` and `panel < panels`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize) {
+unsafe fn multiply_rows<const ROWS: usize>(p: &RoundedProduct, panel: usize) {
     let (mut x, mut w) = (p.x, p.w.wrapping_add(panel * p.panel_stride));
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-    for _ in 0..p.k / INTEGER_TERMS {
-        for word in 0..INTEGER_TERMS / 4 {
+    for _ in 0..p.pieces {
+        for word in 0..PIECE_BYTES / 4 {
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
             // SAFETY: `w` and `x` stand at a word below `k / 4`: 16 words of the panel, one of each row.
             unsafe {
@@ -68,7 +68,7 @@ unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize) {
                     even_and_odd(_mm256_loadu_si256(w.add(32).cast())),
                 ];
                 for r in 0..ROWS {
-                    let x = x.add(r * INTEGER_TERMS + 4 * word).cast::<i32>().read_unaligned();
+                    let x = x.add(r * PIECE_BYTES + 4 * word).cast::<i32>().read_unaligned();
                     let x = even_and_odd(_mm256_set1_epi32(x));
                     for half in 0..2 {
                         let even = _mm256_madd_epi16(weights[half][0], x[0]);
@@ -79,7 +79,7 @@ unsafe fn multiply_rows<const ROWS: usize>(p: &IntegerProduct, panel: usize) {
             }
             w = w.wrapping_add(4 * PANEL_WIDTH);
         }
-        x = x.wrapping_add(ROWS * INTEGER_TERMS);
+        x = x.wrapping_add(ROWS * PIECE_BYTES);
     }
     // A copy, so that the sums themselves, which are never indexed by a variable, stay in registers.
     let sums = sums;

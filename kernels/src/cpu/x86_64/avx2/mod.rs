@@ -20,6 +20,7 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     multiply_panel: matmul::multiply_panel,
     widen: widen::widen,
     integer: integer::KERNELS,
+    brain: None,
     interleave: interleave::interleave,
     norm,
     activate,

@@ -9,28 +9,27 @@ use std::arch::x86_64::*;
 
 use super::matmul::PANEL_WIDTH;
 use super::vector::mask;
-use crate::cpu::op_table::{
-    INTEGER_TERMS, IntegerKernels, IntegerProduct, PANELS, QuantizeRow, QuantizedRow,
-};
+use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 
 /// 24 sums, two vectors of weights and what multiplying them takes fit 32 registers.
 pub(in crate::cpu::x86_64) const ROWS: usize = 12;
 /// Rows whose sums over [`PANELS`] panels fit the registers beside the weights.
 const FEW_ROWS: usize = 2;
 /// Words of four codes in a piece of inputs.
-const PIECE_WORDS: usize = INTEGER_TERMS / 4;
+const PIECE_WORDS: usize = PIECE_BYTES / 4;
 /// How far ahead of the weights in use to fetch; see the products of floats.
 const PREFETCH_BYTES: usize = 4096;
 /// The same for each of [`PANELS`] panels.
 const ACROSS_PREFETCH_BYTES: usize = 1024;
 
-pub(super) const KERNELS: IntegerKernels = IntegerKernels { rows: ROWS, multiply: multiply_madd, quantize };
+pub(super) const KERNELS: RoundedKernels =
+    RoundedKernels { rows: ROWS, multiply: multiply_madd, round: quantize };
 
 /// With VNNI.
-pub(super) const VNNI_KERNELS: IntegerKernels = IntegerKernels { multiply: multiply_vnni, ..KERNELS };
+pub(super) const VNNI_KERNELS: RoundedKernels = RoundedKernels { multiply: multiply_vnni, ..KERNELS };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(in crate::cpu::x86_64) fn quantize(row: QuantizeRow<'_>) -> QuantizedRow {
+pub(in crate::cpu::x86_64) fn quantize(row: RoundRow<'_>) -> RoundedRow {
     crate::cpu::quantize::quantize(row)
 }
 
@@ -114,9 +113,9 @@ macro_rules! products {
     ($name:ident, $rows:ident, $dot:ty, $features:meta) => {
         /// # Safety
         ///
-        /// As [`IntegerProduct`] says; the processor has the features.
+        /// As [`RoundedProduct`] says; the processor has the features.
         #[$features]
-        pub(in crate::cpu::x86_64) unsafe fn $name(p: &IntegerProduct) {
+        pub(in crate::cpu::x86_64) unsafe fn $name(p: &RoundedProduct) {
             let mut panel = 0;
             while panel < p.panels {
                 let several = p.rows <= FEW_ROWS && panel + PANELS <= p.panels;
@@ -144,7 +143,7 @@ macro_rules! products {
         }
 
         #[$features]
-        unsafe fn $rows<const ROWS: usize, const PANELS: usize>(p: &IntegerProduct, first: usize) {
+        unsafe fn $rows<const ROWS: usize, const PANELS: usize>(p: &RoundedProduct, first: usize) {
             // SAFETY: the caller's promise is passed on.
             unsafe { multiply::<$dot, ROWS, PANELS>(p, first) }
         }
@@ -161,16 +160,16 @@ products!(multiply_madd, rows_madd, Madd, target_feature(enable = "avx512f,avx51
 
 /// # Safety
 ///
-/// As [`IntegerProduct`] says, with `rows == ROWS` and `PANELS` panels from `first` on; the processor has the features of
+/// As [`RoundedProduct`] says, with `rows == ROWS` and `PANELS` panels from `first` on; the processor has the features of
 /// `D`.
 #[inline(always)]
-unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &IntegerProduct, first: usize) {
+unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &RoundedProduct, first: usize) {
     let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
     // SAFETY: `w` and `x` stand at a word below `k / 4`: 32 words of each panel, one of each row.
     unsafe {
         let mut sums = [[[_mm512_setzero_si512(); 2]; PANELS]; ROWS];
         let (mut x, mut w) = (p.x, p.w.wrapping_add(first * p.panel_stride));
-        for _ in 0..p.k / INTEGER_TERMS {
+        for _ in 0..p.pieces {
             for word in 0..PIECE_WORDS {
                 let mut weights = [[D::weights(w), D::weights(w.add(64))]; PANELS];
                 for panel in 0..PANELS {
@@ -182,7 +181,7 @@ unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &IntegerPr
                     }
                 }
                 for r in 0..ROWS {
-                    let x = D::inputs(x.add(r * INTEGER_TERMS + 4 * word));
+                    let x = D::inputs(x.add(r * PIECE_BYTES + 4 * word));
                     for panel in 0..PANELS {
                         let sums = &mut sums[r][panel];
                         sums[0] = D::add(sums[0], weights[panel][0], x);
@@ -191,7 +190,7 @@ unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &IntegerPr
                 }
                 w = w.wrapping_add(4 * PANEL_WIDTH);
             }
-            x = x.wrapping_add(ROWS * INTEGER_TERMS);
+            x = x.wrapping_add(ROWS * PIECE_BYTES);
         }
         // A copy, so that the sums themselves, which are never indexed by a variable, stay in registers.
         let sums = sums;
@@ -212,27 +211,44 @@ unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &IntegerPr
 ///
 /// # Safety
 ///
-/// As [`IntegerProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
+/// As [`RoundedProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
 #[inline(always)]
 pub(in crate::cpu::x86_64) unsafe fn store(
-    p: &IntegerProduct,
+    p: &RoundedProduct,
     r: usize,
     x_scale: f32,
     panel: usize,
     half: usize,
     sum: __m512i,
 ) {
-    let column = panel * PANEL_WIDTH + 16 * half;
-    let columns = mask(p.cols.saturating_sub(column));
-    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those; scales are
-    // readable for whole panels.
+    // SAFETY: scales are readable for whole panels.
     unsafe {
         let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
         let scale = _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_loadu_ps(scales));
-        let mut y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+        store_floats(p, r, panel, half, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+    }
+}
+
+/// Writes sixteen finished sums of row `r` to `y`.
+///
+/// # Safety
+///
+/// As [`RoundedProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
+#[inline(always)]
+pub(in crate::cpu::x86_64) unsafe fn store_floats(
+    p: &RoundedProduct,
+    r: usize,
+    panel: usize,
+    half: usize,
+    mut sum: __m512,
+) {
+    let column = panel * PANEL_WIDTH + 16 * half;
+    let columns = mask(p.cols.saturating_sub(column));
+    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those.
+    unsafe {
         if !p.bias.is_null() {
-            y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)));
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)));
         }
-        _mm512_mask_storeu_ps(p.y.wrapping_add(r * p.y_stride + column), columns, y);
+        _mm512_mask_storeu_ps(p.y.wrapping_add(r * p.y_stride + column), columns, sum);
     }
 }

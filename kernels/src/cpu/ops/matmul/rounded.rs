@@ -1,4 +1,4 @@
-//! Products of 8-bit integers: inputs are rounded once, row by row, and multiplied without rounding.
+//! Products of 8-bit integers, or of bf16: inputs are rounded once, row by row, to the kind of the weights.
 
 use std::ops::Range;
 use std::ptr;
@@ -6,7 +6,7 @@ use std::ptr;
 use super::split::{Blocks, share};
 use crate::args::{InputRounding, Rows};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{INTEGER_TERMS, IntegerProduct, OpTable, PANELS, QuantizeRow, QuantizedRow};
+use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
@@ -17,47 +17,43 @@ const TASK_CODES: usize = 1 << 20;
 /// Bytes of weights that all blocks of rows meet before the next ones do: a quarter, for the same reason.
 const TASK_WEIGHTS: usize = 1 << 19;
 
-/// The product, none of whose sizes is zero.
+/// The product, none of whose sizes is zero, of weights that `rounded` multiplies.
 pub(super) fn multiply(
     kernels: &CpuKernels,
+    rounded: &RoundedKernels,
     x: Rows<'_>,
     rounding: InputRounding,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    let (m, k) = (x.rows, x.cols.next_multiple_of(INTEGER_TERMS));
-    let blocks = Blocks::new(m, kernels.table.integer.rows);
-    let code_len = m * k / size_of::<f32>();
+    let (m, pieces) = (x.rows, w.units() * w.codes().unit_size() / PIECE_BYTES);
+    let blocks = Blocks::new(m, rounded.rows);
+    let code_len = m * pieces * PIECE_BYTES / size_of::<f32>();
     // Two words for each row.
     with_scratch(code_len + 2 * m, |scratch| {
         let (codes, rows) = scratch.split_at_mut(code_len);
-        quantize(kernels, &x, rounding, &blocks, codes, rows);
-        let product = Product {
-            table: kernels.table,
-            x: bytemuck::cast_slice(codes),
-            x_rows: bytemuck::cast_slice(rows),
-            k,
-            w,
-            bias,
-            y: Output::new(y),
-            blocks,
-        };
-        let task_blocks = (TASK_CODES / (kernels.table.integer.rows * k)).max(1);
+        round(kernels, rounded, &x, rounding, pieces, &blocks, codes, rows);
+        let (x, x_rows) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(rows));
+        let product = Product { kernels: rounded, x, x_rows, pieces, w, bias, y: Output::new(y), blocks };
+        let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
         share(&kernels.pool, w, &product.blocks, task_blocks, &|panels, blocks| product.task(panels, blocks));
     });
 }
 
-/// Rounds each block of rows into `codes`, `[k / 64, rows, 64]` bytes for each block.
-fn quantize(
+/// Rounds each block of rows into `codes`, `[pieces, rows, 64]` bytes for each block.
+#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
+fn round(
     kernels: &CpuKernels,
+    rounded: &RoundedKernels,
     x: &Rows<'_>,
     rounding: InputRounding,
+    pieces: usize,
     blocks: &Blocks,
     codes: &mut [f32],
     rows_out: &mut [f32],
 ) {
-    let words = x.cols.next_multiple_of(INTEGER_TERMS) / size_of::<f32>();
+    let words = pieces * PIECE_BYTES / size_of::<f32>();
     let (codes, rows_out) = (Output::new(codes), Output::new(rows_out));
     let cost = 2 * x.cols * x.rows.div_ceil(blocks.count());
     for_row_ranges(&kernels.pool, blocks.count(), cost, &|range| {
@@ -67,27 +63,25 @@ fn quantize(
             // SAFETY: as above; two words for each row.
             let rows_out = unsafe { rows_out.range(2 * rows.start..2 * rows.end) };
             let codes = bytemuck::cast_slice_mut::<f32, i8>(codes);
-            let rows_out = bytemuck::cast_slice_mut::<f32, QuantizedRow>(rows_out);
-            let piece_stride = rows.len() * INTEGER_TERMS;
+            let rows_out = bytemuck::cast_slice_mut::<f32, RoundedRow>(rows_out);
+            let piece_stride = rows.len() * PIECE_BYTES;
             for (i, (r, out)) in rows.zip(rows_out).enumerate() {
                 let x = &x.data[r * x.stride..][..x.cols];
-                let codes = &mut codes[i * INTEGER_TERMS..];
+                let codes = &mut codes[i * PIECE_BYTES..];
                 // SAFETY: `kernels` exists, so the processor has the instruction set.
-                *out = unsafe {
-                    (kernels.table.integer.quantize)(QuantizeRow { x, rounding, codes, piece_stride })
-                };
+                *out = unsafe { (rounded.round)(RoundRow { x, rounding, codes, piece_stride }) };
             }
         }
     });
 }
 
 struct Product<'a> {
-    table: &'static OpTable,
+    kernels: &'a RoundedKernels,
     /// Block after block.
     x: &'a [i8],
-    x_rows: &'a [QuantizedRow],
-    /// Terms, padding included.
-    k: usize,
+    x_rows: &'a [RoundedRow],
+    /// Pieces of a row, padding included.
+    pieces: usize,
     w: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     y: Output<'a>,
@@ -109,27 +103,29 @@ impl Product<'_> {
         let (n, width) = (self.w.n(), self.w.panel_width());
         let rows = self.blocks.rows(block);
         let first = panels.start * width;
-        let all = 0..self.w.k();
-        let Scales::Rows(w_scales) = self.w.panel_scales(panels.start, &all) else { return };
-        assert_eq!(self.w.units() * 4, self.k, "units of w");
+        let w_scales = match self.w.panel_scales(panels.start, &(0..self.w.k())) {
+            Scales::Rows(scales) => scales,
+            _ => ptr::null(),
+        };
+        let row_bytes = self.pieces * PIECE_BYTES;
         assert!(panels.end <= self.w.panels(), "panels of w");
-        let product = IntegerProduct {
-            x: self.x[rows.start * self.k..rows.end * self.k].as_ptr(),
+        let product = RoundedProduct {
+            x: self.x[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
             rows: rows.len(),
             x_rows: self.x_rows[rows.clone()].as_ptr(),
             panels: panels.len(),
             w: self.w.codes_from(panels.start, 0).as_ptr(),
             w_scales,
             panel_stride: self.w.panel_size(),
-            k: self.k,
+            pieces: self.pieces,
             y: self.y.pointer().wrapping_add(rows.start * n + first),
             y_stride: n,
             cols: (panels.len() * width).min(n - first),
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` and `x_rows` are those of the
-        // block; the panels exist and hold `k` terms, padding included (asserted); `bias` has `n` elements; `y` holds
+        // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements; `y` holds
         // `m * n` elements, of which only this task touches the block's rows in the panels' columns.
-        unsafe { (self.table.integer.multiply)(&product) };
+        unsafe { (self.kernels.multiply)(&product) };
     }
 }
