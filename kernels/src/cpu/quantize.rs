@@ -1,4 +1,4 @@
-//! Rounding a row of inputs to integers; see [`InputRounding`](crate::args::InputRounding).
+//! Rounding a row of inputs to integers; see [`InputRounding`].
 //!
 //! Written in plain Rust over lanes, which compilers turn into the vectors of whatever instruction set it is inlined
 //! into; the codes are those of [`reference::round_inputs`](crate::reference::round_inputs), bit by bit.

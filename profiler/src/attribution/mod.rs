@@ -6,7 +6,7 @@
 //! until the sensor resolves it. It measures each module's own power, with its weights as warm as caches make them.
 //! **Rotation**: the same in turns with the other modules of its class, so that weights come from memory.
 //! **Regression**, the primary one: what the whole program costs more when a class of modules is run extra times within
-//! it ([`classes`]): a module's energy where it counts, at the whole program's clocks, temperature and cache state.
+//! it (module `classes`): a module's energy where it counts, at the whole program's clocks, temperature and cache state.
 //!
 //! All are held against the whole program in one piece, measured in windows of its own, which the regression has not
 //! seen. What is left over is a row, `unattributed`, and nothing is rescaled.

@@ -1,6 +1,6 @@
 //! `profile.json`: the wire format of a profile, version 1.
 //!
-//! Everything is in SI units, named in the field. A figure of energy is an [`Energy`] object wherever it stands:
+//! Everything is in SI units, named in the field. A figure of energy is an [`Energy`](crate::energy::Energy) object wherever it stands:
 //!
 //! ```json
 //! { "energy_j": 0.0123, "upper_bound_j": null, "ci95_j": 0.0002, "n": 5, "systematic_j": 0.006,
