@@ -28,6 +28,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Profile(commands::profile::Profile),
+    Plan(commands::plan::Plan),
     Verify(commands::verify::Verify),
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
@@ -53,6 +54,7 @@ enum Verdict {
 fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Profile(command) => command.run(),
+        Command::Plan(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Generate(command) => command.run(),

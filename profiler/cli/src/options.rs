@@ -22,6 +22,9 @@ pub(crate) struct RunOptions {
     /// fp8-e5m2-weight; int4, nf4, mxfp4, nvfp4.
     #[arg(long, default_value = "fp32")]
     pub(crate) strategy: Strategy,
+    /// A plan.toml that says which module gets which strategy, in the place of --strategy.
+    #[arg(long, value_name = "FILE", conflicts_with = "strategy")]
+    pub(crate) plan: Option<std::path::PathBuf>,
     /// A text whose lines show strategy int8 the range of the activations.
     #[arg(long, value_name = "FILE")]
     pub(crate) calibrate: Option<std::path::PathBuf>,
@@ -31,6 +34,14 @@ pub(crate) struct RunOptions {
     /// Tokens a sequence can grow to; what the model was trained for by default, at most 4096.
     #[arg(long)]
     pub(crate) context: Option<usize>,
+}
+
+impl RunOptions {
+    /// What reports call the precision.
+    pub(crate) fn precision_name(&self) -> String {
+        let plan = self.plan.as_ref().map(|path| format!("plan {}", path.display()));
+        plan.unwrap_or_else(|| self.strategy.name().to_owned())
+    }
 }
 
 /// A kind of device.

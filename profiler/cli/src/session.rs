@@ -10,6 +10,7 @@ use joulewise_kernels::KernelError;
 use joulewise_kernels::cuda::driver::CudaError;
 use joulewise_models::{LoadedModel, ModelSpec, load};
 use joulewise_profiler::meter::MeteredDevice;
+use joulewise_profiler::planner::plan_file::PlanFile;
 use joulewise_profiler::{environment, process};
 
 use crate::calibration::calibrate;
@@ -20,6 +21,8 @@ use crate::output;
 pub(crate) struct Opened {
     pub(crate) session: Session,
     pub(crate) model: LoadedModel,
+    /// Which module has which format.
+    pub(crate) plan: PrecisionPlan,
     /// Whose joules count.
     pub(crate) metered: MeteredDevice,
 }
@@ -45,8 +48,11 @@ pub(crate) fn place(model: LoadedModel, options: &RunOptions, chosen: &Chosen) -
     session_options.context = options.context;
     session_options.available_bytes = chosen.available_bytes;
     session_options.progress = &progress;
-    let mut plan = PrecisionPlan::from(options.strategy);
-    if plan.needs_calibration(&model.graph) {
+    let mut plan = match &options.plan {
+        Some(path) => PlanFile::read(path)?.precision_plan(&model.graph)?,
+        None => PrecisionPlan::from(options.strategy),
+    };
+    if plan.calibration.is_none() && plan.needs_calibration(&model.graph) {
         let text = options.calibrate.as_deref();
         plan.calibration = Some(Arc::new(calibrate(&model, chosen.backend.as_ref(), &plan, text)?));
     }
@@ -58,7 +64,7 @@ pub(crate) fn place(model: LoadedModel, options: &RunOptions, chosen: &Chosen) -
         session_options,
     )?;
     bar.finish_and_clear();
-    Ok(Opened { session, model, metered: chosen.metered })
+    Ok(Opened { session, model, plan, metered: chosen.metered })
 }
 
 /// The device that was asked for, or the best one here.

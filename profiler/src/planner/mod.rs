@@ -5,13 +5,20 @@
 //! the assumption that losses and savings add up; `verify` runs the plan on data it has not seen. `plan_file` is the
 //! result, which a person can edit.
 
+pub mod additivity;
 pub mod bound;
+pub mod cost;
 pub mod divergence;
+pub mod document;
 pub mod estimate;
+pub mod files;
 pub mod front;
 pub mod group;
 pub mod journal;
+pub mod plan_file;
 pub mod probe;
 pub mod problem;
 pub mod reason;
 pub mod sensitivity;
+pub mod study;
+pub mod verify;

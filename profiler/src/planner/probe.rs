@@ -130,6 +130,11 @@ impl Probe {
         Ok(Probe { batches, options })
     }
 
+    /// Texts.
+    pub fn texts(&self) -> usize {
+        self.batches.iter().map(|batch| if batch.is_one_text { 1 } else { batch.targets.len() }).sum()
+    }
+
     /// Output rows that are compared.
     pub fn items(&self) -> usize {
         self.batches.iter().map(|batch| batch.targets.len()).sum()

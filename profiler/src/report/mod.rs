@@ -7,6 +7,7 @@ pub mod html;
 pub mod json;
 mod phase;
 mod phase_view;
+pub mod plan_table;
 pub mod quantity;
 pub mod table;
 pub mod trace;
@@ -37,7 +38,7 @@ pub fn write(directory: &Path, profile: &Profile) -> Result<Vec<PathBuf>> {
 }
 
 /// Writes a file beside its place and moves it there.
-fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
+pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
     let (path, unfinished) = (directory.join(name), directory.join(format!(".{name}.unfinished")));
     fs::write(&unfinished, content).map_err(ProfilerError::io(&unfinished))?;
     fs::rename(&unfinished, &path).map_err(ProfilerError::io(&path))?;

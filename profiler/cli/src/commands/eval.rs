@@ -41,7 +41,7 @@ struct Report {
     task: &'static str,
     model: String,
     device: String,
-    strategy: &'static str,
+    strategy: String,
     metric: &'static str,
     score: f64,
     score_low: Option<f64>,
@@ -75,13 +75,13 @@ struct EnergyReport {
 }
 
 /// The model's tokenizer, as tasks use it.
-struct ModelEncoder<'a> {
+pub(crate) struct ModelEncoder<'a> {
     tokenizer: &'a Tokenizer,
     pad_id: u32,
 }
 
 impl<'a> ModelEncoder<'a> {
-    fn of(model: &'a LoadedModel) -> Result<Self> {
+    pub(crate) fn of(model: &'a LoadedModel) -> Result<Self> {
         Ok(ModelEncoder { tokenizer: model.tokenizer()?, pad_id: model.config.pad_token_id().unwrap_or(0) })
     }
 }
@@ -114,7 +114,7 @@ impl Eval {
         let report = Report {
             task: task.name,
             device: opened.session.device().to_owned(),
-            strategy: self.model.run.strategy.name(),
+            strategy: self.model.run.precision_name(),
             metric: task.metric,
             score: score.score,
             score_low: score.interval.map(|interval| interval.low),

@@ -301,7 +301,7 @@ fn summary(opened: &Opened, run: &RunOptions) -> ModelSummary {
     let graph = opened.session.graph();
     ModelSummary {
         name: opened.model.name.clone(),
-        precision: run.strategy.name().to_owned(),
+        precision: run.precision_name(),
         n_parameters: graph.parameters() as u64,
         n_layers: graph.blocks() as u32,
         weight_bytes: opened.session.weight_bytes() as u64,
@@ -309,7 +309,7 @@ fn summary(opened: &Opened, run: &RunOptions) -> ModelSummary {
 }
 
 /// Finds out before measuring whether results can be written.
-fn prepare_folder(folder: &Path) -> Result<()> {
+pub(crate) fn prepare_folder(folder: &Path) -> Result<()> {
     let probe = folder.join(".joulewise-probe");
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&probe, b""))
@@ -318,7 +318,7 @@ fn prepare_folder(folder: &Path) -> Result<()> {
 }
 
 /// A flag that Ctrl-C raises; a second Ctrl-C ends the process at once.
-fn catch_interrupt() -> Result<&'static AtomicBool> {
+pub(crate) fn catch_interrupt() -> Result<&'static AtomicBool> {
     static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     let flag = INTERRUPTED.get_or_init(|| Arc::new(AtomicBool::new(false)));
     // The order matters: the first signal finds the flag lowered and passes, the second finds it raised.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use joulewise_engine::{ActivationMode, ModelGraph, Op, PrecisionPlan, Strategy};
+use joulewise_engine::{ActivationMode, ModelGraph, Op, PrecisionPlan};
 use joulewise_models::golden::{Golden, Verification};
 
 use crate::options::ModelOptions;
@@ -36,8 +36,7 @@ impl Verify {
                 format!("{} has no golden.safetensors; name one with --golden", opened.model.name)
             })?,
         };
-        let bound =
-            self.bound.unwrap_or_else(|| explained_nmse(opened.session.graph(), self.model.run.strategy));
+        let bound = self.bound.unwrap_or_else(|| explained_nmse(opened.session.graph(), &opened.plan));
         let bar = output::progress("verify", golden.len() as u64);
         let verification = golden.verify(&mut opened.session, bound, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
@@ -57,8 +56,7 @@ impl Verify {
 /// NMSE once per linear, that of its weights and, where they are rounded, that of its inputs, errors of different
 /// linears being independent; norms and softmax pass a relative error on with a gain that stays below 10 on trained
 /// models.
-fn explained_nmse(graph: &ModelGraph, strategy: Strategy) -> f64 {
-    let plan = PrecisionPlan::from(strategy);
+fn explained_nmse(graph: &ModelGraph, plan: &PrecisionPlan) -> f64 {
     let formats = plan.weight_formats(graph);
     let rounding: f64 = graph
         .steps

@@ -1,0 +1,257 @@
+//! A planning run, from a reference session to a verified plan.
+
+mod measure;
+mod prove;
+
+use std::sync::Arc;
+
+use joulewise_engine::{
+    Calibration, Format, ModelGraph, PrecisionPlan, Session, Strategy, WeightShape, WeightSource,
+};
+
+use super::additivity::Additivity;
+use super::bound::Bound;
+use super::cost::{Costs, Request, RequestCost};
+use super::document::{Chosen, DataShape, Pareto, RequestShape, SCHEMA, Study};
+use super::front::{Front, Point};
+use super::group::Group;
+use super::journal::Journal;
+use super::probe::Probe;
+use super::problem::{Limits, Problem};
+use super::reason::Reason;
+use super::sensitivity::{Walk, plan_of};
+use crate::energy::Provenance;
+use crate::error::{ProfilerError, Result};
+use crate::profile::Setup;
+
+/// What a planning run is told.
+pub struct Settings<'a> {
+    /// As the user named it.
+    pub model: String,
+    /// The strategy of the session, with which all others are compared.
+    pub reference: Strategy,
+    /// The strategies to choose from besides.
+    pub strategies: Vec<Strategy>,
+    /// What the plan is made on, and its name.
+    pub probe: (&'a Probe, String),
+    /// What it is verified on, and its name.
+    pub holdout: (&'a Probe, String),
+    /// The work it is made for.
+    pub request: Request,
+    /// What it must not exceed.
+    pub limits: Limits,
+    /// Strategies that a person has pinned, by path of a module.
+    pub pinned: Vec<(String, Strategy)>,
+    /// Rounds of each measurement of energy.
+    pub energy_rounds: usize,
+    /// Random plans that test whether losses and savings add up.
+    pub random_plans: usize,
+    /// Seed of all that is random.
+    pub seed: u64,
+}
+
+/// Told of each step: what is going on, how much of it is done, how much there is. An error ends the run; what is in
+/// the journal stays there.
+pub type OnStep<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Result<()>;
+
+/// A run under way.
+struct Run<'a> {
+    settings: &'a Settings<'a>,
+    source: &'a dyn WeightSource,
+    setup: &'a Setup<'a>,
+    is_interrupted: &'a dyn Fn() -> bool,
+    graph: Arc<ModelGraph>,
+    groups: Vec<Group>,
+    /// The reference first.
+    strategies: Vec<Strategy>,
+    calibration: Arc<Calibration>,
+}
+
+/// Makes a plan. `session` is the model under the reference strategy.
+///
+/// # Errors
+/// Those of the engine, the sensors, the journal and of `on_step`.
+pub fn plan(
+    session: &mut Session,
+    source: &dyn WeightSource,
+    settings: &Settings<'_>,
+    setup: &Setup<'_>,
+    journal: &mut Journal,
+    is_interrupted: &dyn Fn() -> bool,
+    on_step: OnStep<'_>,
+) -> Result<(Study, Pareto, Arc<Calibration>)> {
+    let graph = session.graph().clone();
+    let calibration = Arc::new(calibrate(session, settings.probe.0)?);
+    let run = Run {
+        settings,
+        source,
+        setup,
+        is_interrupted,
+        groups: Group::of_model(&graph),
+        strategies: [vec![settings.reference], settings.strategies.clone()].concat(),
+        graph,
+        calibration,
+    };
+    let device = session.device().to_owned();
+    let mut walk =
+        Walk::new(session, source, settings.reference, Some(run.calibration.clone()), settings.probe.0)?;
+    let sensitivities = walk.measure(&run.groups, &settings.strategies, journal, &mut |done, all| {
+        on_step("sensitivity", done, all)
+    })?;
+    let costs = run.costs(walk.session(), &sensitivities, journal, on_step)?;
+    let mut rows = run.rows(walk.session(), &sensitivities, &costs)?;
+    let problem = run.problem(walk.session(), &mut rows, &costs)?;
+    let (additive_loss, additive_energy) = run.additivity(&mut walk, &problem, journal, on_step)?;
+    let front = Front::of(&problem, &Limits { sensitivity_nats: None, ..settings.limits });
+    let slope = additive_loss.as_ref().map_or(1.0, |fit| fit.slope);
+    let (best, rounds) = run.solve(&mut walk, &problem, &front, slope, journal, on_step)?;
+    let strategies = run.strategies_of(&problem, &best.plan);
+    let verified = run.verify(session, &strategies, journal, on_step)?;
+    let chosen = run.chosen(&problem, &best);
+    let notes = run.notes(&front, &costs, additive_loss.as_ref());
+    let (loss_verdict, energy_verdict) = run.verdicts(&verified);
+    let pareto = run.pareto(&front, &problem);
+    let (request, data) = (&settings.request, |(probe, source): &(&Probe, String)| DataShape {
+        source: source.clone(),
+        texts: probe.texts(),
+        items: probe.items(),
+    });
+    let study = Study {
+        schema: SCHEMA.to_owned(),
+        generator: concat!("joulewise ", env!("CARGO_PKG_VERSION")).to_owned(),
+        model: settings.model.clone(),
+        device,
+        request: RequestShape {
+            batch: request.prompt.batch(),
+            prompt_tokens: request.prompt.tokens(),
+            generated_tokens: request.generate,
+        },
+        strategies: run.strategies.iter().map(|strategy| strategy.name().to_owned()).collect(),
+        probe: data(&settings.probe),
+        holdout: data(&settings.holdout),
+        limits: settings.limits,
+        groups: rows,
+        costs,
+        problem,
+        additive_loss,
+        additive_energy,
+        rounds,
+        chosen,
+        verified,
+        loss_verdict,
+        energy_verdict,
+        notes,
+    };
+    let calibration = run.calibration.clone();
+    Ok((study, pareto, calibration))
+}
+
+/// The range of every linear's inputs over a probe.
+fn calibrate(session: &mut Session, probe: &Probe) -> Result<Calibration> {
+    let mut calibration = Calibration::default();
+    for batch in &probe.batches {
+        session.observed(&mut calibration).forward_with(&batch.tokens, probe.options)?;
+    }
+    Ok(calibration)
+}
+
+impl Run<'_> {
+    fn plan(&self, strategies: &[Strategy]) -> PrecisionPlan {
+        let changed = self.groups.iter().zip(strategies.iter().copied());
+        let changed = changed.filter(|(_, strategy)| *strategy != self.settings.reference);
+        plan_of(self.settings.reference, Some(&self.calibration), changed)
+    }
+
+    fn strategies_of(&self, problem: &Problem, plan: &[usize]) -> Vec<Strategy> {
+        super::additivity::strategies_of(problem, &self.strategies, plan)
+    }
+
+    fn cost(&self, session: &Session, plan: &PrecisionPlan) -> Result<RequestCost> {
+        let mut variant = session.with_plan(self.source, plan)?;
+        let cost = RequestCost::measure(
+            &mut variant,
+            &self.settings.request,
+            &self.groups,
+            self.setup,
+            self.is_interrupted,
+        )?;
+        if (self.is_interrupted)() {
+            return Err(ProfilerError::Protocol("interrupted while measuring energy".to_owned()));
+        }
+        Ok(cost)
+    }
+
+    fn chosen(&self, problem: &Problem, best: &Point) -> Chosen {
+        let safest: Vec<usize> = problem.groups.iter().map(|_| 0).collect();
+        Chosen {
+            strategies: self.names(&self.strategies_of(problem, &best.plan)),
+            pinned: self.groups.iter().map(|group| self.pinned(group).is_some()).collect(),
+            predicted: best.totals,
+            reference: problem.totals(&safest),
+            bound: Bound::of(problem, best.totals.sensitivity_nats),
+            reasons: Reason::of_plan(problem, &best.plan),
+        }
+    }
+
+    fn names(&self, strategies: &[Strategy]) -> Vec<String> {
+        strategies.iter().map(|strategy| strategy.name().to_owned()).collect()
+    }
+
+    /// The strategy that a person has pinned for a group.
+    fn pinned(&self, group: &Group) -> Option<Strategy> {
+        let pin = self.settings.pinned.iter().rev().find(|(path, _)| group.paths.contains(path));
+        pin.map(|(_, strategy)| *strategy)
+    }
+
+    fn pareto(&self, front: &Front, problem: &Problem) -> Pareto {
+        let most = front.len().min(Pareto::MOST);
+        let place = |index: usize| if most < 2 { index } else { index * (front.len() - 1) / (most - 1) };
+        let points = (0..most).map(|index| {
+            let mut point = front.point(place(index));
+            for (choice, choices) in point.plan.iter_mut().zip(&problem.groups) {
+                *choice = choices[*choice].strategy;
+            }
+            point
+        });
+        Pareto {
+            groups: self.groups.iter().map(|group| group.name.clone()).collect(),
+            strategies: self.names(&self.strategies),
+            is_exact: front.is_exact,
+            plans: front.len(),
+            points: points.collect(),
+        }
+    }
+
+    fn notes(&self, front: &Front, costs: &Costs, additive: Option<&Additivity>) -> Vec<String> {
+        let mut notes = Vec::new();
+        if costs.provenance == Provenance::Estimated {
+            let note = "no sensor measures this device: every joule is an estimate from times, of ± 50 % and common to all";
+            notes.push(note.to_owned());
+        }
+        let estimated = costs.pairs.iter().flatten().filter(|pair| !pair.is_measured).count();
+        if estimated > 0 {
+            notes.push(format!("{estimated} pairs of group and strategy were not measured: their energy is estimated from their bytes"));
+        }
+        if !front.is_exact {
+            notes.push(
+                "the front was thinned while searching: the gap to the bound says what that can have cost"
+                    .to_owned(),
+            );
+        }
+        if let Some(fit) = additive.filter(|fit| !fit.holds()) {
+            notes.push(format!(
+                "losses do not simply add up here (slope {:.2}, R² {:.2}): the plan was corrected by running it, and a safer format floor would make predictions better",
+                fit.slope, fit.r_squared
+            ));
+        }
+        notes
+    }
+}
+
+/// Bytes of a weight in a format; vectors stay in f32.
+fn encoded_bytes(shape: WeightShape, format: Format) -> f64 {
+    match shape {
+        WeightShape::Matrix { n, k } => format.spec().encoded_bytes(n, k) as f64,
+        WeightShape::Vector { n } => (n * size_of::<f32>()) as f64,
+    }
+}
