@@ -43,8 +43,14 @@ pub(crate) fn run(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let mut options =
-        RunOptions { device, strategy: Strategy::Fp32, calibrate: None, threads: None, context: None };
+    let mut options = RunOptions {
+        device,
+        strategy: Strategy::Fp32,
+        plan: None,
+        calibrate: None,
+        threads: None,
+        context: None,
+    };
     let chosen = Chosen::new(&options)?;
     // Enough work to load the device, in runs that are short beside the shortest wave.
     let (model, batch, tokens) = match chosen.metered {
