@@ -12,9 +12,10 @@ use joulewise_engine::{Cost, ModuleId, Span, Sweeps};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{Class, classes_of};
+use crate::conditions::Look;
 use crate::energy::Energy;
 use crate::error::Result;
-use crate::meter::EnergyMeter;
+use crate::meter::{EnergyMeter, MeteredDevice};
 use crate::observer::ModuleTimes;
 pub use crate::protocol::Protocol;
 use crate::schedule::{Basis, Length, Planned, Schedule};
@@ -77,6 +78,8 @@ pub struct Trial {
     pub seen: Option<Seen>,
     /// What about the machine speaks against this trial.
     pub flags: Vec<String>,
+    /// Temperature of the device at its end.
+    pub temperature_c: Option<f64>,
 }
 
 /// What the sensors said of a window.
@@ -154,6 +157,7 @@ pub struct Experiment<'a> {
     times: ModuleTimes,
     whole_cost: Cost,
     sets: Vec<Vec<ModuleId>>,
+    device: MeteredDevice,
 }
 
 impl<'a> Experiment<'a> {
@@ -161,6 +165,7 @@ impl<'a> Experiment<'a> {
     pub fn new(
         workload: &'a mut dyn Workload,
         meter: &'a EnergyMeter,
+        device: MeteredDevice,
         update_period_s: f64,
         work: Option<Arc<WorkCounter>>,
         protocol: &'a Protocol,
@@ -169,7 +174,17 @@ impl<'a> Experiment<'a> {
         let mut whole_cost = Cost::default();
         workload.parts().iter().for_each(|part| whole_cost += part.cost);
         let times = ModuleTimes::new(n_modules);
-        Experiment { workload, meter, protocol, update_period_s, work, times, whole_cost, sets: Vec::new() }
+        Experiment {
+            workload,
+            meter,
+            protocol,
+            update_period_s,
+            work,
+            times,
+            whole_cost,
+            sets: Vec::new(),
+            device,
+        }
     }
 
     /// Runs all trials that `earlier` does not hold: a default one, or that of an interrupted experiment.
@@ -258,19 +273,32 @@ impl<'a> Experiment<'a> {
         Ok(schedule)
     }
 
-    /// Runs the whole program until its time has settled; returns the iterations that took.
+    /// Runs the whole program until its time has settled, and the device's temperature where it tells one; returns the
+    /// iterations that took.
     fn warm_up(&mut self) -> Result<usize> {
         const WINDOW: usize = 5;
-        let clock = self.meter.clock();
+        const TEMPERATURE_EVERY_S: f64 = 0.5;
+        let (meter, device) = (self.meter, self.device);
+        let clock = meter.clock();
+        let mut look = meter.look(device);
         let start_s = clock.now_s();
+        let mut is_warm = look.temperature_c.is_none();
         let mut whole = self.workload.repeat(ModuleId::ROOT)?;
         let mut times = Vec::new();
         loop {
             times.push(whole.run(1)?);
             let last = Summary::of(&times[times.len().saturating_sub(WINDOW)..]);
             let variation = last.standard_deviation.map_or(f64::INFINITY, |sd| sd / last.mean);
-            let is_settled = times.len() >= WINDOW && variation < self.protocol.warm_up_variation;
-            let is_late = times.len() >= 2 && clock.now_s() - start_s > self.protocol.warm_up_limit_s;
+            let now_s = clock.now_s();
+            if !is_warm && now_s - look.time_s >= TEMPERATURE_EVERY_S {
+                let next = meter.look(device);
+                let change = next.temperature_c.zip(look.temperature_c).map(|(now_c, then_c)| now_c - then_c);
+                let slope = change.map(|change| change.abs() / (next.time_s - look.time_s));
+                is_warm = slope.is_none_or(|slope| slope < self.protocol.warm_up_kelvin_per_s);
+                look = next;
+            }
+            let is_settled = times.len() >= WINDOW && variation < self.protocol.warm_up_variation && is_warm;
+            let is_late = times.len() >= 2 && now_s - start_s > self.protocol.warm_up_limit_s;
             if is_settled || is_late {
                 return Ok(times.len());
             }
@@ -302,6 +330,7 @@ impl<'a> Experiment<'a> {
                 part_s: Vec::new(),
                 seen: None,
                 flags: Vec::new(),
+                temperature_c: None,
             });
         }
         Ok(())
@@ -317,9 +346,11 @@ impl<'a> Experiment<'a> {
         let duration_s = self.protocol.idle_s.max(4.0 * self.update_period_s);
         // The sensor's next update still tells of the load before.
         clock.wait_until(clock.now_s() + 2.0 * self.update_period_s);
+        let before = self.meter.look(self.device);
         let window = self.meter.begin();
         clock.wait_until(clock.now_s() + duration_s);
         let closed = self.meter.close(window);
+        let after = self.meter.look(self.device);
         record.trials.push(Trial {
             target: Target::Idle,
             round,
@@ -331,21 +362,26 @@ impl<'a> Experiment<'a> {
             cpu_time_s: closed.cpu_time_s,
             part_s: Vec::new(),
             seen: None,
-            flags: Vec::new(),
+            // A clock that falls at rest is as it should be.
+            flags: Look { clock_hz: None, ..after.clone() }.flags_since(&before),
+            temperature_c: after.temperature_c,
         });
     }
 
     fn trial(&mut self, planned: &Planned, round: usize) -> Result<Trial> {
         let cost = self.cost(planned);
+        let device = self.device;
         let Experiment { workload, times, meter, sets, .. } = self;
         let sweeps: Vec<Sweeps> =
             planned.extra.iter().map(|e| Sweeps { set: e.class, count: e.sweeps }).collect();
         times.clear();
         let lead_in = planned.length.lead_in(self.update_period_s);
-        let measured = |run: &mut dyn FnMut(usize) -> Result<f64>| {
+        let mut before = Look::default();
+        let mut measured = |run: &mut dyn FnMut(usize) -> Result<f64>| {
             if lead_in > 0 {
                 run(lead_in)?;
             }
+            before = meter.look(device);
             let window = meter.begin();
             let filled = planned.length.fill(meter.clock(), run)?;
             Ok::<_, crate::ProfilerError>((window, filled))
@@ -383,6 +419,7 @@ impl<'a> Experiment<'a> {
             work.add((cost.flops * n as f64) as u64, (bytes * n as f64) as u64);
         }
         let closed = self.meter.close(window);
+        let after = self.meter.look(device);
         let is_observed = planned.target == Target::Observed;
         let parts = if is_observed { self.workload.parts() } else { &[] };
         Ok(Trial {
@@ -396,7 +433,8 @@ impl<'a> Experiment<'a> {
             cpu_time_s: closed.cpu_time_s,
             part_s: parts.iter().map(|part| self.times.mean_s(part.module)).collect(),
             seen: None,
-            flags: Vec::new(),
+            flags: after.flags_since(&before),
+            temperature_c: after.temperature_c,
         })
     }
 

@@ -15,6 +15,7 @@ pub mod attribution;
 pub mod classes;
 pub mod clock;
 pub mod comparison;
+pub mod conditions;
 pub mod counter;
 pub mod energy;
 pub mod environment;

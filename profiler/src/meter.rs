@@ -21,6 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, Follower, SimulatedClock, WallClock};
+use crate::conditions::{Look, Watch};
 use crate::energy::{Energy, EnergyReading, Provenance, UPDATES_MEASURED};
 use crate::process;
 use crate::sensor::{Reading, Scope, Sensor, SensorInfo, SensorKind};
@@ -51,6 +52,8 @@ pub struct EnergyMeter {
     clock: Arc<dyn Clock>,
     channels: Arc<Channels>,
     infos: Vec<SensorInfo>,
+    /// Looks at the machine; nothing watches a simulated one.
+    watch: Option<Watch>,
     stop: Arc<AtomicBool>,
     sampler: Option<JoinHandle<()>>,
 }
@@ -169,6 +172,7 @@ impl EnergyMeter {
     /// Starts sampling by a thread of its own.
     pub fn start(sensors: Vec<Box<dyn Sensor>>) -> Self {
         let mut meter = EnergyMeter::new(Arc::new(WallClock), sensors);
+        meter.watch = Some(Watch::default());
         let (channels, stop) = (Arc::clone(&meter.channels), Arc::clone(&meter.stop));
         meter.sampler = thread::Builder::new()
             .name("energy sampler".to_owned())
@@ -189,7 +193,14 @@ impl EnergyMeter {
         let channels = sensors.into_iter().map(|sensor| Mutex::new(Channel::new(sensor))).collect();
         let channels = Arc::new(Channels { clock: clock.clone(), channels });
         channels.read_due();
-        EnergyMeter { clock, channels, infos, stop: Arc::new(AtomicBool::new(false)), sampler: None }
+        EnergyMeter {
+            clock,
+            channels,
+            infos,
+            watch: None,
+            stop: Arc::new(AtomicBool::new(false)),
+            sampler: None,
+        }
     }
 
     /// The clock it measures by.
@@ -200,6 +211,18 @@ impl EnergyMeter {
     /// What the sensors are.
     pub fn sensors(&self) -> &[SensorInfo] {
         &self.infos
+    }
+
+    /// Has something else look at the machine, or at a simulated one.
+    #[must_use]
+    pub fn watched_by(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Looks at the machine, beside any window.
+    pub fn look(&self, device: MeteredDevice) -> Look {
+        self.watch.as_ref().map(|watch| watch.look(device, self.clock.now_s())).unwrap_or_default()
     }
 
     /// Opens a window.

@@ -70,8 +70,14 @@ pub fn resume(
     let parts = workload.parts().to_vec();
     let primary = setup.meter.primary(setup.device);
     let update_period_s = setup.meter.update_period_s(&primary);
-    let experiment =
-        Experiment::new(workload, setup.meter, update_period_s, setup.work.clone(), setup.protocol);
+    let experiment = Experiment::new(
+        workload,
+        setup.meter,
+        setup.device,
+        update_period_s,
+        setup.work.clone(),
+        setup.protocol,
+    );
     let mut follower = Follower { shape, parts: &parts, setup, on_update };
     let record = experiment.run(earlier, &mut follower)?;
     setup.meter.settle(setup.meter.clock().now_s());

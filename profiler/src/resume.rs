@@ -72,6 +72,7 @@ fn trial(window: &WindowRow) -> Result<Trial> {
         part_s: window.module_times_s.clone(),
         seen: None,
         flags: window.flags.clone(),
+        temperature_c: window.temperature_c,
     })
 }
 

@@ -9,7 +9,9 @@
 #[allow(dead_code, reason = "each test program uses its own part of the simulation")]
 mod simulation;
 
+use std::cell::Cell;
 use std::f64::consts::TAU;
+use std::fs;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +19,7 @@ use std::thread;
 use joulewise_engine::ModuleKind;
 use joulewise_profiler::clock::SimulatedClock;
 use joulewise_profiler::comparison::compare;
+use joulewise_profiler::conditions::Watch;
 use joulewise_profiler::experiment::Protocol;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::profile::{self, Setup, profile};
@@ -256,6 +259,59 @@ fn throttling_widens_the_intervals_instead_of_moving_the_figures() {
             row.path
         );
     }
+}
+
+#[test]
+fn throttling_is_flagged_on_its_trials_and_told_in_a_note() {
+    let root = tempfile::tempdir().unwrap();
+    let cpu = root.path().join("sys/devices/system/cpu/cpu0");
+    fs::create_dir_all(cpu.join("thermal_throttle")).unwrap();
+    fs::create_dir_all(cpu.join("cpufreq")).unwrap();
+    fs::create_dir_all(root.path().join("sys/class/thermal/thermal_zone0")).unwrap();
+    fs::write(root.path().join("sys/class/thermal/thermal_zone0/temp"), "91000\n").unwrap();
+    let show = move |count: u64, clock_khz: u64| {
+        fs::write(cpu.join("thermal_throttle/core_throttle_count"), format!("{count}\n")).unwrap();
+        fs::write(cpu.join("cpufreq/scaling_cur_freq"), format!("{clock_khz}\n")).unwrap();
+    };
+    show(0, 3_000_000);
+    // From 40 s to 50 s the clock falls from one run to the next, and every time is counted.
+    let count = Cell::new(0);
+    let throttled = move |time_s: f64| {
+        if !(40.0..50.0).contains(&time_s) {
+            show(count.get(), 3_000_000);
+            return 0.0;
+        }
+        count.set(count.get() + 1);
+        show(count.get(), 3_000_000 >> count.get().min(20));
+        -0.1
+    };
+    let clock = SimulatedClock::new();
+    let device = SimulatedDevice::on(clock.clone(), STATIC_W);
+    let meter = EnergyMeter::simulated(&clock, vec![Box::new(counter(&device, 8))])
+        .watched_by(Watch::below(root.path()));
+    let mut workload = SimulatedWorkload::of(&device, GPU).drifting(throttled);
+    let protocol = protocol(8);
+    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+    let phase = profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap();
+    let is_at_work = |window: &&WindowRow| window.target != "idle";
+    let origin_s = phase.windows[0].start_unix_s - phase.windows[0].start_s;
+    let (mut hit, mut calm) = (0, 0);
+    for window in phase.windows.iter().filter(is_at_work) {
+        let start_s = joulewise_profiler::clock::from_unix_s(origin_s + window.start_s);
+        assert_eq!(window.temperature_c, Some(91.0));
+        if start_s > 41.0 && start_s + window.duration_s < 49.0 {
+            hit += 1;
+            assert!(window.flags.iter().any(|flag| flag.contains("throttled")), "{:?}", window.flags);
+            assert!(window.flags.iter().any(|flag| flag.contains("clock fell")), "{:?}", window.flags);
+        } else if start_s + window.duration_s < 39.0 || start_s > 51.0 {
+            calm += 1;
+            assert!(window.flags.is_empty(), "{:?} at {start_s}", window.flags);
+        }
+    }
+    assert!(hit >= 2 && calm >= 20, "{hit} and {calm}");
+    assert!(phase.notes.iter().any(|note| note.contains("throttled for its temperature")));
+    // None is left out.
+    assert_eq!(phase.whole.energy.n, phase.windows.iter().filter(|window| window.target == "whole").count());
 }
 
 /// A profile of one phase.

@@ -429,6 +429,7 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
             is_lost: seen.is_lost,
             by_sensor_j: seen.by_sensor.iter().map(|energy| energy.energy_j).collect(),
             flags: trial.flags.clone(),
+            temperature_c: trial.temperature_c,
         }
     };
     resolved.iter().map(row).collect()

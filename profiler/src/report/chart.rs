@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::report::json::PhaseProfile;
+use crate::report::json::{ModuleRow, PhaseProfile};
 use crate::report::quantity;
 
 /// Power over the time of the trials.
@@ -42,9 +42,13 @@ impl PowerChart {
                 format!("{x:.2},{y:.2}")
             })
             .collect();
-        let bands = phase.windows.iter().filter(|window| window.target != "replay").map(|window| {
-            (100.0 * window.start_s / end_s, 100.0 * window.duration_s / end_s, window.target.clone())
-        });
+        let bands = phase
+            .windows
+            .iter()
+            .filter(|window| !["replay", "rotation"].contains(&window.target.as_str()))
+            .map(|window| {
+                (100.0 * window.start_s / end_s, 100.0 * window.duration_s / end_s, window.target.clone())
+            });
         let y_ticks = round_steps(most_w)
             .map(|power_w| Tick { at: 100.0 - 100.0 * power_w / most_w, label: quantity::si(power_w, "W") });
         let x_ticks = round_steps(end_s)
@@ -78,7 +82,7 @@ pub(crate) struct Roofline {
 struct Dot {
     x: f64,
     y: f64,
-    /// Diameter in pixels, from the share of the time.
+    /// Diameter in pixels, from the share of the joules.
     size: f64,
     kind: String,
     title: String,
@@ -100,17 +104,33 @@ impl Roofline {
         let (x_low, x_high) = decades(modules.iter().map(|module| module.0))?;
         let (y_low, y_high) = decades(modules.iter().map(|module| module.1))?;
         let at = |value: f64, low: f64, high: f64| inset((value.log10() - low) / (high - low));
-        let dots = modules.iter().map(|(intensity, speed, row)| Dot {
-            x: at(*intensity, x_low, x_high),
-            y: 100.0 - at(*speed, y_low, y_high),
-            size: 5.0 + 40.0 * row.time_share.max(0.0).sqrt(),
-            kind: row.kind.clone(),
-            title: format!(
-                "{}\n{} · {intensity:.2} FLOP/B · {} of the time",
-                row.path,
-                quantity::si(*speed, "FLOP/s"),
-                quantity::percent(row.time_share)
-            ),
+        let energy_j = |row: &ModuleRow| row.energy(phase.attribution).energy_j.filter(|j| *j > 0.0);
+        let all_j: f64 = modules.iter().filter_map(|(.., row)| energy_j(row)).sum();
+        let dots = modules.iter().map(|(intensity, speed, row)| {
+            // Joules where they are known, else time.
+            let energy = energy_j(row);
+            let share = energy.filter(|_| all_j > 0.0).map_or(row.time_share, |energy_j| energy_j / all_j);
+            let joules = energy.map_or("energy unresolved".to_owned(), |energy_j| {
+                format!(
+                    "{} ({} of the modules) · {} · {}",
+                    quantity::si(energy_j, "J"),
+                    quantity::percent(share),
+                    quantity::si(energy_j / row.flops, "J/FLOP"),
+                    quantity::si(energy_j / (row.bytes_read + row.bytes_written), "J/B")
+                )
+            });
+            Dot {
+                x: at(*intensity, x_low, x_high),
+                y: 100.0 - at(*speed, y_low, y_high),
+                size: 5.0 + 40.0 * share.max(0.0).sqrt(),
+                kind: row.kind.clone(),
+                title: format!(
+                    "{}\n{} · {intensity:.2} FLOP/B · {} of the time\n{joules}",
+                    row.path,
+                    quantity::si(*speed, "FLOP/s"),
+                    quantity::percent(row.time_share)
+                ),
+            }
         });
         let ticks = |low: f64, high: f64, label: &dyn Fn(f64) -> String, flip: bool| -> Vec<Tick> {
             let mut ticks = Vec::new();

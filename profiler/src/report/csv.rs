@@ -64,6 +64,93 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
     csv.flush().map_err(|error| ProfilerError::Report(error.to_string()))
 }
 
+/// A line of `windows.csv`.
+#[derive(Serialize)]
+struct WindowLine<'a> {
+    model: &'a str,
+    phase: &'a str,
+    target: &'a str,
+    module: Option<&'a str>,
+    classes: String,
+    round: usize,
+    start_unix_s: f64,
+    start_s: f64,
+    duration_s: f64,
+    iterations: usize,
+    run_s: f64,
+    cpu_time_s: Option<f64>,
+    energy_j: Option<f64>,
+    sampling_ci95_j: Option<f64>,
+    provenance: Provenance,
+    temperature_c: Option<f64>,
+    flags: String,
+}
+
+/// Writes `windows.csv`: every window that was measured, in order, raw.
+///
+/// # Errors
+/// [`ProfilerError::Report`] when writing fails.
+pub fn write_windows(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
+    let mut csv = csv::Writer::from_writer(writer);
+    for (model, phase) in profile.phases() {
+        let path = |id: u32| phase.modules.iter().find(|row| row.id == id).map(|row| row.path.as_str());
+        let class = |index: usize| phase.classes.get(index).map_or("?", |class| class.name.as_str());
+        for window in &phase.windows {
+            let extra = window.extra.iter().map(|extra| format!("{} x{}", class(extra.class), extra.sweeps));
+            let line = WindowLine {
+                model: &model.model.name,
+                phase: &phase.name,
+                target: &window.target,
+                module: window.module.and_then(path),
+                classes: extra.collect::<Vec<_>>().join(" + "),
+                round: window.round,
+                start_unix_s: window.start_unix_s,
+                start_s: window.start_s,
+                duration_s: window.duration_s,
+                iterations: window.iterations,
+                run_s: window.run_s,
+                cpu_time_s: window.cpu_time_s,
+                energy_j: window.energy_j,
+                sampling_ci95_j: window.sampling_j,
+                provenance: window.provenance,
+                temperature_c: window.temperature_c,
+                flags: window.flags.join("; "),
+            };
+            csv.serialize(line).map_err(|error| ProfilerError::Report(error.to_string()))?;
+        }
+    }
+    csv.flush().map_err(|error| ProfilerError::Report(error.to_string()))
+}
+
+/// A line of `samples.csv`.
+#[derive(Serialize)]
+struct SampleLine<'a> {
+    model: &'a str,
+    phase: &'a str,
+    time_s: f64,
+    power_w: f64,
+}
+
+/// Writes `samples.csv`: power over time by the primary sensor, as the report draws it.
+///
+/// # Errors
+/// [`ProfilerError::Report`] when writing fails.
+pub fn write_samples(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
+    let mut csv = csv::Writer::from_writer(writer);
+    for (model, phase) in profile.phases() {
+        for sample in &phase.power_samples {
+            let line = SampleLine {
+                model: &model.model.name,
+                phase: &phase.name,
+                time_s: sample.time_s,
+                power_w: sample.power_w,
+            };
+            csv.serialize(line).map_err(|error| ProfilerError::Report(error.to_string()))?;
+        }
+    }
+    csv.flush().map_err(|error| ProfilerError::Report(error.to_string()))
+}
+
 fn rows<'a>(model: &'a ModelProfile, phase: &'a PhaseProfile) -> Vec<Row<'a>> {
     let attribution = phase.attribution;
     let closure = energy_closure(phase);

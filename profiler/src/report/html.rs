@@ -69,6 +69,8 @@ struct SensorView {
     update_period: String,
     is_primary: bool,
     description: String,
+    /// What the self-test says of it.
+    examined: Option<String>,
 }
 
 impl Page {
@@ -112,11 +114,31 @@ impl Page {
                     update_period: quantity::si(sensor.update_period_s, "s"),
                     is_primary: sensor.is_primary,
                     description: sensor.description.clone(),
+                    examined: profile.examination.as_ref().and_then(|all| {
+                        let one = all.sensors.iter().find(|one| one.name == sensor.name)?;
+                        let changes =
+                            one.update_period_s.map(|s| format!(", changes every {}", quantity::si(s, "s")));
+                        Some(format!(
+                            "self-test of {}: integrates {}{}",
+                            utc(all.created_unix_s),
+                            one.verdict(),
+                            changes.unwrap_or_default()
+                        ))
+                    }),
                 })
                 .collect(),
             environment: machine.into_iter().filter_map(|(name, value)| Some(fact(name, value?))).collect(),
             protocol: vec![
-                fact("trials of the whole", protocol.trials.to_string()),
+                fact(
+                    "rounds of trials",
+                    format!(
+                        "at least {}, until intervals are within {} or {} have passed, at most {}",
+                        protocol.trials,
+                        quantity::percent(protocol.target_relative_ci),
+                        quantity::si(protocol.time_limit_s, "s"),
+                        protocol.max_trials
+                    ),
+                ),
                 fact("iterations of a trial", iterations),
                 fact(
                     "window of the whole",
@@ -125,6 +147,19 @@ impl Page {
                         quantity::si(protocol.min_window_s, "s"),
                         protocol.min_updates
                     ),
+                ),
+                fact(
+                    "extra runs of classes",
+                    if protocol.regression {
+                        format!(
+                            "about {} of an iteration each, in windows of at least {} and {} sensor updates",
+                            quantity::percent(protocol.regression_extra),
+                            quantity::si(protocol.regression_min_window_s, "s"),
+                            protocol.regression_min_updates
+                        )
+                    } else {
+                        "none".to_owned()
+                    },
                 ),
                 fact("trials of each module", protocol.replay_trials.to_string()),
                 fact(
@@ -143,7 +178,10 @@ impl Page {
                         quantity::si(protocol.warm_up_limit_s, "s")
                     ),
                 ),
-                fact("idle baseline", quantity::si(protocol.idle_s, "s")),
+                fact(
+                    "idle baseline",
+                    format!("{} before, between and after", quantity::si(protocol.idle_s, "s")),
+                ),
                 fact("order", format!("shuffled within each round, seed {}", protocol.seed)),
             ],
         }

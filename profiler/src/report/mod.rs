@@ -3,8 +3,11 @@
 mod chart;
 pub mod comparison;
 pub mod csv;
+pub mod folded;
 pub mod html;
 pub mod json;
+pub mod markdown;
+mod parts_view;
 mod phase;
 mod phase_view;
 pub mod plan_table;
@@ -19,7 +22,16 @@ use crate::error::{ProfilerError, Result};
 use json::Profile;
 
 /// Names of the files that [`write()`] leaves in a directory.
-pub const FILES: [&str; 4] = ["profile.json", "layers.csv", "trace.json", "report.html"];
+pub const FILES: [&str; 8] = [
+    "profile.json",
+    "layers.csv",
+    "trace.json",
+    "report.html",
+    "windows.csv",
+    "samples.csv",
+    "tables.md",
+    "energy.folded",
+];
 
 /// Writes all files of a profile into a directory, which is made if it is missing; returns their paths.
 ///
@@ -34,6 +46,10 @@ pub fn write(directory: &Path, profile: &Profile) -> Result<Vec<PathBuf>> {
     csv::write(profile, &mut contents[1])?;
     trace::write(profile, &mut contents[2])?;
     contents[3] = html::render(profile)?.into_bytes();
+    csv::write_windows(profile, &mut contents[4])?;
+    csv::write_samples(profile, &mut contents[5])?;
+    contents[6] = markdown::render(profile).into_bytes();
+    folded::write(profile, &mut contents[7])?;
     FILES.iter().zip(contents).map(|(name, content)| replace(directory, name, &content)).collect()
 }
 

@@ -386,6 +386,9 @@ pub struct WindowRow {
     /// What about the machine speaks against this trial.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
+    /// Temperature of the device at the window's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<f64>,
 }
 
 fn unresolved() -> Provenance {

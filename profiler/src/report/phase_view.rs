@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::energy::{Energy, Provenance};
 use crate::report::chart::{self, PowerChart, Roofline, Tick};
 use crate::report::json::{Attribution, GroupRow, ModuleRow, PhaseProfile};
+use crate::report::parts_view::{ClassesView, HeatMap, Step, waterfall};
 use crate::report::quantity;
 use crate::report::table::{self, energy_closure};
 
@@ -24,6 +25,9 @@ pub(crate) struct PhaseView {
     closure: Vec<ClosureView>,
     modules: Vec<ModuleView>,
     by_sensor: Vec<SensorEnergyView>,
+    classes: Option<ClassesView>,
+    waterfall: Vec<Step>,
+    heat: Option<HeatMap>,
     power: Option<PowerChart>,
     roofline: Option<Roofline>,
     notes: Vec<String>,
@@ -175,6 +179,9 @@ impl PhaseView {
                     systematic: quantity::systematic(energy),
                 })
                 .collect(),
+            classes: ClassesView::of(phase),
+            waterfall: waterfall(phase),
+            heat: HeatMap::of(phase),
             power: PowerChart::of(phase),
             roofline: Roofline::of(phase),
             notes: phase.notes.clone(),

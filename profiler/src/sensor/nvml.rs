@@ -13,6 +13,8 @@
 use std::ffi::OsStr;
 use std::sync::OnceLock;
 
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
@@ -102,6 +104,41 @@ pub fn discover(_: &SearchPaths, discovery: &mut Discovery) {
             }
         }
     }
+}
+
+/// How a GPU is doing.
+pub(crate) struct GpuState {
+    /// Of the chip.
+    pub(crate) temperature_c: Option<f64>,
+    /// Of the multiprocessors.
+    pub(crate) clock_hz: Option<f64>,
+    /// What speaks against measuring just now.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Asks a GPU how it is doing; `None` without a driver.
+pub(crate) fn state(index: u32) -> Option<GpuState> {
+    let device = library()?.device_by_index(index).ok()?;
+    let temperature_c = device.temperature(TemperatureSensor::Gpu).ok().map(f64::from);
+    let clock_hz = device.clock_info(Clock::SM).ok().map(|megahertz| f64::from(megahertz) * 1e6);
+    let mut complaints = Vec::new();
+    if let Ok(reasons) = device.current_throttle_reasons() {
+        let hot = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+        if reasons.intersects(hot) {
+            complaints.push("the GPU was throttled for its temperature".to_owned());
+        }
+        if reasons.intersects(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN | ThrottleReasons::HW_SLOWDOWN) {
+            complaints.push("the GPU was throttled by a power brake".to_owned());
+        }
+        if reasons.contains(ThrottleReasons::SW_POWER_CAP) {
+            complaints.push("the GPU was at its power cap".to_owned());
+        }
+    }
+    // One of them is this process, whose number may be another outside of a container.
+    if device.running_compute_processes().is_ok_and(|processes| processes.len() > 1) {
+        complaints.push("another process has a context on the GPU".to_owned());
+    }
+    Some(GpuState { temperature_c, clock_hz, complaints })
 }
 
 impl NvmlSensor {
