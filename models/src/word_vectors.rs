@@ -5,6 +5,9 @@
 //! Lookups are those of the literature: nearest neighbours by cosine, and analogies by adding and subtracting unit
 //! vectors (3CosAdd; Mikolov et al. 2013, Levy and Goldberg 2014).
 
+mod of_model;
+mod sentence;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -70,14 +73,7 @@ impl WordVectors {
     /// # Errors
     /// [`ModelError::WordVectorLine`].
     pub fn read(origin: &str, mut reader: impl BufRead, format: Format) -> Result<Self> {
-        let mut vectors = WordVectors {
-            words: Vec::new(),
-            rows: HashMap::new(),
-            dimensions: 0,
-            chunks: Vec::new(),
-            format,
-            announced: None,
-        };
+        let mut vectors = WordVectors::empty(format);
         let mut pending = Vec::new();
         let mut bytes = Vec::new();
         for line in 1.. {
@@ -152,9 +148,9 @@ impl WordVectors {
         self.announced
     }
 
-    /// Bytes of the vectors as they are kept.
+    /// Bytes of the vectors as they are kept, codes and scales.
     pub fn size_bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.data.len()).sum()
+        self.chunks.iter().map(EncodedMatrix::size_bytes).sum()
     }
 
     /// The words, in the order of the file: in published ones, the most frequent first.
@@ -221,6 +217,11 @@ impl WordVectors {
         let named =
             closest.into_iter().map(|(cosine, row)| Neighbour { word: self.words[row].clone(), cosine });
         named.filter(|neighbour| !excluded.contains(&neighbour.word.as_str())).take(count).collect()
+    }
+
+    fn empty(format: Format) -> Self {
+        let (words, rows, chunks) = (Vec::new(), HashMap::new(), Vec::new());
+        WordVectors { words, rows, dimensions: 0, chunks, format, announced: None }
     }
 
     /// Whether the first line is `words dimensions`; takes note of it if so.

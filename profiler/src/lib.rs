@@ -36,6 +36,7 @@ pub mod resume;
 mod schedule;
 pub mod sensor;
 pub mod statistics;
+pub mod study;
 pub mod task;
 pub mod trace;
 pub mod workload;

@@ -4,6 +4,7 @@
 use rand::Rng;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// Two-sided 95 % quantile of the normal distribution.
@@ -131,7 +132,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 }
 
 /// An interval around an estimate, not necessarily symmetric.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,

@@ -1,6 +1,6 @@
 //! Every operation on every instruction set against the reference, over seeded random shapes.
 //!
-//! An instruction set this machine lacks is announced (`SKIP avx512`); with `REQUIRE_ISA=avx512` in the
+//! What runs and what this machine lacks is announced (`RUN x86_64 avx2`, `SKIP x86_64 amx`); with `REQUIRE_ISA=avx512` in the
 //! environment that is a failure.
 //!
 //! Tolerances are rounding bounds, derived where they are computed. `EPSILON = 2^-24` is the largest relative error
@@ -21,7 +21,7 @@ mod norm;
 mod refuse;
 mod rows;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use joulewise_kernels::args::Rows;
 use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
@@ -31,24 +31,23 @@ const EPSILON: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// The kernels of every instruction set that is available here, on two threads.
 fn kernels() -> Vec<CpuKernels> {
-    let required = std::env::var("REQUIRE_ISA").ok();
-    let pool = Arc::new(ThreadPool::new(2));
-    let mut all = Vec::new();
-    for isa in Isa::ALL {
-        match CpuKernels::for_isa(*isa, Arc::clone(&pool)) {
-            Some(kernels) => all.push(kernels),
-            None => {
-                eprintln!("SKIP {isa}");
-                assert_ne!(
-                    required.as_deref(),
-                    Some(isa.name()),
-                    "the required instruction set is not available"
-                );
-            }
-        }
+    static ANNOUNCE: Once = Once::new();
+    thread_local! {
+        // One pool per test, not one per case.
+        static POOL: Arc<ThreadPool> = Arc::new(ThreadPool::new(2));
     }
+    let kernels = |isa: &Isa| CpuKernels::for_isa(*isa, POOL.with(Arc::clone));
+    ANNOUNCE.call_once(|| {
+        for isa in Isa::ALL {
+            let what = if kernels(isa).is_some() { "RUN" } else { "SKIP" };
+            eprintln!("{what} {} {isa}", std::env::consts::ARCH);
+        }
+    });
+    let all: Vec<CpuKernels> = Isa::ALL.iter().filter_map(kernels).collect();
+    let required = std::env::var("REQUIRE_ISA").ok();
     if let Some(required) = required {
-        assert!(Isa::ALL.iter().any(|isa| isa.name() == required), "REQUIRE_ISA={required} is not a name");
+        let is_available = all.iter().any(|kernels| kernels.isa().name() == required);
+        assert!(is_available, "REQUIRE_ISA={required} is not available here");
     }
     all
 }

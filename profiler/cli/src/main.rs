@@ -29,6 +29,7 @@ struct CommandLine {
 enum Command {
     Profile(commands::profile::Profile),
     Plan(commands::plan::Plan),
+    Study(commands::study::Study),
     Verify(commands::verify::Verify),
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Profile(command) => command.run(),
         Command::Plan(command) => command.run(),
+        Command::Study(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Generate(command) => command.run(),

@@ -12,6 +12,7 @@ mod phase;
 mod phase_view;
 pub mod plan_table;
 pub mod quantity;
+pub mod study;
 pub mod table;
 pub mod trace;
 

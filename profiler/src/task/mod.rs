@@ -3,7 +3,7 @@
 //! A task is one file and one row of [`TASKS`]. All reading, tokenizing and batching happens before anything
 //! is measured; [`Task::evaluate`] then only runs the model and scores what comes out.
 
-pub(crate) mod sst2;
+pub mod sst2;
 mod stsb;
 mod wikitext2;
 

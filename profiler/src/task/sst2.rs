@@ -41,7 +41,18 @@ fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn W
 }
 
 /// Sentences and labels of a file with the columns `sentence` and `label`, separated by tabs.
-pub(crate) fn read(path: &Path) -> Result<Vec<(String, u32)>> {
+///
+/// # Errors
+/// When it cannot be read, or [`parse`] refuses it.
+pub fn read(path: &Path) -> Result<Vec<(String, u32)>> {
+    parse(&std::fs::read_to_string(path).map_err(ProfilerError::io(path))?, path)
+}
+
+/// The same of a text; errors call it `path`.
+///
+/// # Errors
+/// [`ProfilerError::EmptyFile`], or [`ProfilerError::Malformed`] for the first line that is not a sentence and a label.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<(String, u32)>> {
     let expected = "a header with the columns `sentence` and `label`, then one sentence per line";
     let malformed = |line: u64, got: &str| ProfilerError::Malformed {
         path: path.to_owned(),
@@ -49,7 +60,6 @@ pub(crate) fn read(path: &Path) -> Result<Vec<(String, u32)>> {
         expected: "a sentence, a tab and the label 0 or 1".to_owned(),
         got: got.to_owned(),
     };
-    let text = std::fs::read_to_string(path).map_err(ProfilerError::io(path))?;
     // GLUE's files are not quoted: a sentence may begin with a lone quotation mark.
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();

@@ -12,6 +12,7 @@ pub(crate) mod quantize;
 pub(crate) mod report;
 pub(crate) mod reprice;
 pub(crate) mod sensors;
+pub(crate) mod study;
 pub(crate) mod verify;
 
 use anyhow::Result;
