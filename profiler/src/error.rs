@@ -55,6 +55,18 @@ pub enum ProfilerError {
         /// What stands there.
         got: String,
     },
+    /// A binary file is not what its format asks for.
+    #[error("{}, byte {offset}: expected {expected}, got {got}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes from its begin.
+        offset: u64,
+        /// What the format asks for.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
     /// A data file has no rows.
     #[error("{} holds no data: expected {expected}", path.display())]
     EmptyFile {

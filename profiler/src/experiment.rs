@@ -314,10 +314,12 @@ impl<'a> Experiment<'a> {
             let clock = self.meter.clock();
             clock.wait_until(clock.now_s() + HALF_PERIOD_S);
             let mut whole = self.workload.repeat(ModuleId::ROOT)?;
+            self.meter.mark(true)?;
             let window = self.meter.begin();
             let length = Length::Window { window_s: HALF_PERIOD_S, expected: 1 };
             let (iterations, run_s) = length.fill(clock, &mut |iterations| whole.run(iterations))?;
             let closed = self.meter.close(window);
+            self.meter.mark(false)?;
             record.trials.push(Trial {
                 target: Target::Marker,
                 round: 0,

@@ -11,6 +11,7 @@
 //! Nothing here knows a model by name, prints, or ends the process. Times are seconds on one line ([`clock`]), energies
 //! joules.
 
+pub mod alignment;
 pub mod attribution;
 pub mod classes;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod energy;
 pub mod environment;
 pub mod error;
 pub mod experiment;
+pub mod marker;
 pub mod meter;
 pub mod metrics;
 pub mod observer;
@@ -29,6 +31,7 @@ pub mod planner;
 pub mod process;
 pub mod profile;
 pub mod protocol;
+pub mod recording;
 pub mod regression;
 pub mod report;
 pub mod reprice;

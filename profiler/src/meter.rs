@@ -23,6 +23,8 @@ use std::time::Duration;
 use crate::clock::{Clock, Follower, SimulatedClock, WallClock};
 use crate::conditions::{Look, Watch};
 use crate::energy::{Energy, EnergyReading, Provenance, UPDATES_MEASURED};
+use crate::error::Result;
+use crate::marker::MarkerLine;
 use crate::process;
 use crate::sensor::{Reading, Scope, Sensor, SensorInfo, SensorKind};
 use crate::statistics::Z95;
@@ -54,6 +56,8 @@ pub struct EnergyMeter {
     infos: Vec<SensorInfo>,
     /// Looks at the machine; nothing watches a simulated one.
     watch: Option<Watch>,
+    /// Raised while the marker's load runs.
+    line: Option<MarkerLine>,
     stop: Arc<AtomicBool>,
     sampler: Option<JoinHandle<()>>,
 }
@@ -198,6 +202,7 @@ impl EnergyMeter {
             channels,
             infos,
             watch: None,
+            line: None,
             stop: Arc::new(AtomicBool::new(false)),
             sampler: None,
         }
@@ -218,6 +223,21 @@ impl EnergyMeter {
     pub fn watched_by(mut self, watch: Watch) -> Self {
         self.watch = Some(watch);
         self
+    }
+
+    /// Has the marker raise a line to an external meter.
+    #[must_use]
+    pub fn marking(mut self, line: MarkerLine) -> Self {
+        self.line = Some(line);
+        self
+    }
+
+    /// Raises or lowers that line, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark(&self, level: bool) -> Result<()> {
+        self.line.as_ref().map_or(Ok(()), |line| line(level))
     }
 
     /// Looks at the machine, beside any window.

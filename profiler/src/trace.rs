@@ -109,6 +109,16 @@ impl Trace {
         }
     }
 
+    /// Moves all times by `offset_s`.
+    pub fn shift(&mut self, offset_s: f64) {
+        self.points.iter_mut().for_each(|point| point.time_s += offset_s);
+        self.answered_s += offset_s;
+        for gap in &mut self.gaps {
+            gap.start_s += offset_s;
+            gap.end_s += offset_s;
+        }
+    }
+
     /// The kept samples: joules since the first reading, or watts.
     pub fn points(&self) -> &[Reading] {
         &self.points

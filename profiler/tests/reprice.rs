@@ -9,15 +9,17 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use joulewise_profiler::alignment::align;
 use joulewise_profiler::clock::{self, Clock, SimulatedClock};
 use joulewise_profiler::energy::Provenance;
 use joulewise_profiler::experiment::Protocol;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::profile::{Setup, profile};
+use joulewise_profiler::recording::Recording;
 use joulewise_profiler::report::json::{ModelSummary, Profile};
-use joulewise_profiler::reprice::{align, reprice};
+use joulewise_profiler::reprice::reprice;
 use joulewise_profiler::sensor::estimator::Estimator;
-use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
+use joulewise_profiler::sensor::power_log::PowerLogOptions;
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 
 use simulation::{IDLE_W, MODULES, SimulatedWorkload};
@@ -71,7 +73,7 @@ fn a_log_exported_afterwards_takes_the_place_of_the_sensors() {
         offset_s: clock::to_unix_s(start_s),
         systematic_relative: 0.01,
     };
-    reprice(&mut repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    reprice(&mut repriced, &Recording::open(&path, &options).unwrap()).unwrap();
     let phase = &repriced.models[0].phases[0];
     assert_eq!(phase.whole.time, times_before, "times are not the meter's business");
     for (row, (path, .., duration_s, power_w)) in phase.modules.iter().zip(MODULES) {
@@ -97,7 +99,7 @@ fn windows_beside_the_log_become_unresolved() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other-day.csv");
     fs::write(&path, "time,watts\n1500000000,5\n1500000001,5\n1500000002,5\n").unwrap();
-    reprice(&mut repriced, &mut PowerLog::open(&path, &PowerLogOptions::default()).unwrap()).unwrap();
+    reprice(&mut repriced, &Recording::open(&path, &PowerLogOptions::default()).unwrap()).unwrap();
     let phase = &repriced.models[0].phases[0];
     assert_eq!((phase.whole.energy.energy_j, phase.whole.energy.provenance), (None, Provenance::Unresolved));
     assert!(phase.modules.iter().all(|row| row.first_order.energy_j.is_none()));
@@ -124,15 +126,17 @@ fn a_log_that_counts_from_its_own_begin_is_aligned_by_the_load() {
     let path = directory.path().join("export.csv");
     export(&device, &path, start_s - 0.2, clock.now_s() + 0.3);
     let options = PowerLogOptions::default();
-    let alignment = align(&repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    let mut recording = Recording::open(&path, &options).unwrap();
+    let alignment = align(&repriced, &recording, None).unwrap();
     // The log's 0 lies at start_s - 0.2; the search ends with steps of a millisecond on samples two apart.
     assert!((alignment.offset_s - (start_s - 0.2)).abs() <= 3e-3, "{alignment:?}, truth {}", start_s - 0.2);
     assert!(alignment.correlation > 0.5, "{alignment:?}");
-    let options = PowerLogOptions { offset_s: alignment.offset_s, ..options };
-    reprice(&mut repriced, &mut PowerLog::open(&path, &options).unwrap()).unwrap();
+    recording.shift(alignment.offset_s);
+    reprice(&mut repriced, &recording).unwrap();
     assert_eq!(repriced.models[0].phases[0].whole.energy.provenance, Provenance::Measured);
     // Power that does what it likes is refused.
     fs::write(&path, "time,watts\n0,5\n1,5\n2,5\n60,5\n").unwrap();
-    let options = PowerLogOptions::default();
-    assert!(align(&repriced, &mut PowerLog::open(&path, &options).unwrap()).is_err());
+    let recording = Recording::open(&path, &options).unwrap();
+    assert!(align(&repriced, &recording, None).is_err());
+    assert!(align(&repriced, &recording, Some("gpi0")).unwrap_err().to_string().contains("it has: none"));
 }

@@ -1,4 +1,4 @@
-//! Geometry of the two drawings of the report: power over time, and speed over arithmetic intensity.
+//! Geometry of the drawings of the report: power over time, speed and joules per operation over arithmetic intensity.
 //!
 //! Coordinates are in per cent of the drawing, which the page stretches; labels are text of the page beside it.
 
@@ -70,10 +70,14 @@ pub(crate) fn energy_axis(longest_j: f64) -> Vec<Tick> {
         .collect()
 }
 
-/// Speed of each module over the operations it does per byte it moves, both logarithmic.
+/// What each module does over the operations it does per byte it moves, both logarithmic.
 #[derive(Serialize)]
 pub(crate) struct Roofline {
     dots: Vec<Dot>,
+    /// Points of the line that no module lies beyond, `x,y x,y ...`.
+    roof: Option<String>,
+    /// What the line is.
+    roof_label: String,
     x_ticks: Vec<Tick>,
     y_ticks: Vec<Tick>,
 }
@@ -88,65 +92,137 @@ struct Dot {
     title: String,
 }
 
-impl Roofline {
-    /// `None` where no module does arithmetic.
-    pub(crate) fn of(phase: &PhaseProfile) -> Option<Self> {
-        let modules: Vec<(f64, f64, &_)> = phase
-            .modules
-            .iter()
-            .filter_map(|row| {
-                let (bytes, time_s) =
-                    (row.bytes_read + row.bytes_written, row.timing(phase.attribution).duration_s);
-                (row.flops > 0.0 && bytes > 0.0 && time_s > 0.0)
-                    .then(|| (row.flops / bytes, row.flops / time_s, row))
+/// A module that does arithmetic.
+struct Worker<'a> {
+    row: &'a ModuleRow,
+    /// Operations per byte.
+    intensity: f64,
+    /// Operations per second.
+    speed: f64,
+    energy_j: Option<f64>,
+}
+
+impl Worker<'_> {
+    fn bytes(row: &ModuleRow) -> f64 {
+        row.bytes_read + row.bytes_written
+    }
+
+    fn all(phase: &PhaseProfile) -> Vec<Worker<'_>> {
+        let worked = phase.modules.iter().map(|row| {
+            let flops = row.flops;
+            let (bytes, time_s) = (Worker::bytes(row), row.timing(phase.attribution).duration_s);
+            (flops > 0.0 && bytes > 0.0 && time_s > 0.0).then(|| Worker {
+                row,
+                intensity: flops / bytes,
+                speed: flops / time_s,
+                energy_j: row.energy(phase.attribution).energy_j.filter(|energy_j| *energy_j > 0.0),
             })
-            .collect();
-        let (x_low, x_high) = decades(modules.iter().map(|module| module.0))?;
-        let (y_low, y_high) = decades(modules.iter().map(|module| module.1))?;
-        let at = |value: f64, low: f64, high: f64| inset((value.log10() - low) / (high - low));
-        let energy_j = |row: &ModuleRow| row.energy(phase.attribution).energy_j.filter(|j| *j > 0.0);
-        let all_j: f64 = modules.iter().filter_map(|(.., row)| energy_j(row)).sum();
-        let dots = modules.iter().map(|(intensity, speed, row)| {
-            // Joules where they are known, else time.
-            let energy = energy_j(row);
-            let share = energy.filter(|_| all_j > 0.0).map_or(row.time_share, |energy_j| energy_j / all_j);
-            let joules = energy.map_or("energy unresolved".to_owned(), |energy_j| {
-                format!(
-                    "{} ({} of the modules) · {} · {}",
-                    quantity::si(energy_j, "J"),
-                    quantity::percent(share),
-                    quantity::si(energy_j / row.flops, "J/FLOP"),
-                    quantity::si(energy_j / (row.bytes_read + row.bytes_written), "J/B")
-                )
-            });
-            Dot {
-                x: at(*intensity, x_low, x_high),
-                y: 100.0 - at(*speed, y_low, y_high),
-                size: 5.0 + 40.0 * share.max(0.0).sqrt(),
-                kind: row.kind.clone(),
-                title: format!(
-                    "{}\n{} · {intensity:.2} FLOP/B · {} of the time\n{joules}",
-                    row.path,
-                    quantity::si(*speed, "FLOP/s"),
-                    quantity::percent(row.time_share)
-                ),
-            }
         });
-        let ticks = |low: f64, high: f64, label: &dyn Fn(f64) -> String, flip: bool| -> Vec<Tick> {
-            let mut ticks = Vec::new();
-            let mut exponent = low;
-            while exponent <= high {
-                let place = inset((exponent - low) / (high - low));
-                let value = 10f64.powf(exponent);
-                ticks.push(Tick { at: if flip { 100.0 - place } else { place }, label: label(value) });
-                exponent += 1.0;
-            }
-            ticks
-        };
+        worked.flatten().collect()
+    }
+
+    /// The module as a dot at some place; its area is its share of the joules, of time where those are not known.
+    fn dot(&self, x: f64, y: f64, all_j: f64) -> Dot {
+        let Worker { row, intensity, speed, energy_j } = self;
+        let share =
+            energy_j.filter(|_| all_j > 0.0).map_or(row.time_share, |energy_j| energy_j / all_j).max(0.0);
+        let joules = energy_j.map_or("energy unresolved".to_owned(), |energy_j| {
+            format!(
+                "{} ({} of the modules) · {} · {}",
+                quantity::si(energy_j, "J"),
+                quantity::percent(share),
+                quantity::si(energy_j / row.flops, "J/FLOP"),
+                quantity::si(energy_j / Worker::bytes(row), "J/B")
+            )
+        });
+        let title = format!(
+            "{}\n{} · {intensity:.2} FLOP/B · {} of the time\n{joules}",
+            row.path,
+            quantity::si(*speed, "FLOP/s"),
+            quantity::percent(row.time_share)
+        );
+        Dot { x, y, size: 5.0 + 40.0 * share.sqrt(), kind: row.kind.clone(), title }
+    }
+}
+
+impl Roofline {
+    /// Operations per second; `None` where no module does arithmetic. The roof is the highest speed and the highest
+    /// traffic that any module here reached: what the machine can do at least.
+    pub(crate) fn of_speed(phase: &PhaseProfile) -> Option<Self> {
+        let workers = Worker::all(phase);
+        let x = Axis::around(workers.iter().map(|worker| worker.intensity))?;
+        let y = Axis::around(workers.iter().map(|worker| worker.speed))?;
+        let fastest = workers.iter().map(|worker| worker.speed).fold(0.0, f64::max);
+        let busiest = workers.iter().map(|worker| worker.speed / worker.intensity).fold(0.0, f64::max);
+        let knee = fastest / busiest;
+        // From where the slope enters the drawing, over the knee, to the right.
+        let enters = 10f64.powf(x.low).max(10f64.powf(y.low) / busiest);
+        let corners = [(enters, busiest * enters), (knee, fastest), (10f64.powf(x.high), fastest)];
+        let points = corners.map(|(at, speed)| format!("{:.2},{:.2}", x.at(at), 100.0 - y.at(speed)));
         Some(Roofline {
-            dots: dots.collect(),
-            x_ticks: ticks(x_low, x_high, &|value| format!("{value}"), false),
-            y_ticks: ticks(y_low, y_high, &|value| quantity::si(value, "FLOP/s").replace(".00", ""), true),
+            roof_label: format!(
+                "Line: the highest traffic ({}) and speed ({}) of any module here",
+                quantity::si(busiest, "B/s"),
+                quantity::si(fastest, "FLOP/s")
+            ),
+            roof: Some(points.join(" ")),
+            ..Roofline::new(&workers, &x, &y, "FLOP/s", |worker| Some(worker.speed))
+        })
+    }
+
+    /// Joules per operation; `None` where no energy is resolved.
+    pub(crate) fn of_energy(phase: &PhaseProfile) -> Option<Self> {
+        let workers = Worker::all(phase);
+        let cost = |worker: &Worker<'_>| Some(worker.energy_j? / worker.row.flops);
+        let x = Axis::around(workers.iter().map(|worker| worker.intensity))?;
+        let y = Axis::around(workers.iter().filter_map(cost))?;
+        Some(Roofline::new(&workers, &x, &y, "J/FLOP", cost))
+    }
+
+    fn new(
+        workers: &[Worker<'_>],
+        x: &Axis,
+        y: &Axis,
+        unit: &str,
+        value: impl Fn(&Worker<'_>) -> Option<f64>,
+    ) -> Self {
+        let all_j = workers.iter().filter_map(|worker| worker.energy_j).sum();
+        let dot = |worker: &Worker<'_>| {
+            Some(worker.dot(x.at(worker.intensity), 100.0 - y.at(value(worker)?), all_j))
+        };
+        let y_tick =
+            |(at, value)| Tick { at: 100.0 - at, label: quantity::si(value, unit).replace(".00", "") };
+        Roofline {
+            dots: workers.iter().filter_map(dot).collect(),
+            roof: None,
+            roof_label: String::new(),
+            x_ticks: x.ticks().map(|(at, value)| Tick { at, label: format!("{value}") }).collect(),
+            y_ticks: y.ticks().map(y_tick).collect(),
+        }
+    }
+}
+
+/// A logarithmic axis over whole decades, which are given by their exponents.
+struct Axis {
+    low: f64,
+    high: f64,
+}
+
+impl Axis {
+    fn around(values: impl Iterator<Item = f64> + Clone) -> Option<Self> {
+        decades(values).map(|(low, high)| Axis { low, high })
+    }
+
+    /// The place of a value in per cent.
+    fn at(&self, value: f64) -> f64 {
+        inset((value.log10() - self.low) / (self.high - self.low))
+    }
+
+    /// Places and values of the decades.
+    fn ticks(&self) -> impl Iterator<Item = (f64, f64)> {
+        (0..=(self.high - self.low) as usize).map(|index| {
+            let value = 10f64.powf(self.low + index as f64);
+            (self.at(value), value)
         })
     }
 }

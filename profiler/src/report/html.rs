@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::energy::Provenance;
 use crate::error::{ProfilerError, Result};
-use crate::report::json::{ModelProfile, Profile};
-use crate::report::phase_view::PhaseView;
+use crate::report::json::{ModelProfile, PhaseProfile, Profile};
+use crate::report::phase_view::{Bar, PhaseView};
 use crate::report::quantity;
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
@@ -36,6 +36,8 @@ struct Page {
     is_estimated: bool,
     created: String,
     generator: String,
+    /// Names of the phases and where on the page they are.
+    contents: Vec<Fact>,
     models: Vec<ModelView>,
     sensors: Vec<SensorView>,
     environment: Vec<Fact>,
@@ -45,7 +47,11 @@ struct Page {
 #[derive(Serialize)]
 struct ModelView {
     name: String,
+    id: String,
     facts: Vec<Fact>,
+    /// The phases of a model that has several, as shares by kind.
+    beside: Vec<Bar>,
+    kinds: Vec<String>,
     phases: Vec<PhaseView>,
 }
 
@@ -102,7 +108,19 @@ impl Page {
                 .any(|(_, phase)| phase.whole.energy.provenance == Provenance::Estimated),
             created: utc(profile.created_unix_s),
             generator: profile.generator.clone(),
-            models: profile.models.iter().map(ModelView::of).collect(),
+            contents: profile
+                .models
+                .iter()
+                .enumerate()
+                .flat_map(|(index, model)| {
+                    let entry = move |phase: &PhaseProfile| {
+                        let name = format!("{} {}", model.model.name, phase.name);
+                        fact(&name, format!("{}-{}", model_id(index), phase.name))
+                    };
+                    model.phases.iter().map(entry)
+                })
+                .collect(),
+            models: profile.models.iter().enumerate().map(ModelView::of).collect(),
             sensors: profile
                 .sensors
                 .iter()
@@ -189,10 +207,18 @@ impl Page {
 }
 
 impl ModelView {
-    fn of(profile: &ModelProfile) -> Self {
+    fn of((index, profile): (usize, &ModelProfile)) -> Self {
         let model = &profile.model;
+        let is_one = profile.phases.len() < 2;
+        let mut kinds: Vec<String> = Vec::new();
+        for row in profile.phases.iter().flat_map(|phase| &phase.kinds) {
+            if !kinds.contains(&row.name) {
+                kinds.push(row.name.clone());
+            }
+        }
         ModelView {
             name: model.name.clone(),
+            id: model_id(index),
             facts: vec![
                 fact("device", profile.device.clone()),
                 fact("precision", model.precision.clone()),
@@ -200,9 +226,15 @@ impl ModelView {
                 fact("layers", model.n_layers.to_string()),
                 fact("weights", quantity::bytes(model.weight_bytes as f64)),
             ],
+            beside: profile.phases.iter().filter(|_| !is_one).map(Bar::of_kinds).collect(),
+            kinds,
             phases: profile.phases.iter().map(PhaseView::of).collect(),
         }
     }
+}
+
+fn model_id(index: usize) -> String {
+    format!("model-{}", index + 1)
 }
 
 /// A calendar time as `2026-01-31 12:34 UTC`, by the civil calendar from days since 1970 (Hinnant's algorithm).

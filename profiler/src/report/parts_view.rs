@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::energy::Provenance;
+use crate::energy::Energy;
+use crate::report::chart::{self, Tick};
 use crate::report::json::PhaseProfile;
 use crate::report::quantity;
 use crate::report::table::{self, energy_closure};
@@ -23,50 +24,68 @@ impl ClassesView {
     }
 }
 
+/// Kinds of modules one behind the other, then what none accounts for, up to the whole.
+#[derive(Serialize)]
+pub(crate) struct Waterfall {
+    steps: Vec<Step>,
+    axis: Vec<Tick>,
+}
+
 /// A step of the waterfall: from where the steps before it end to where it ends.
 #[derive(Serialize)]
-pub(crate) struct Step {
+struct Step {
     name: String,
     /// Colour: a kind of module, or nothing.
     kind: String,
     left: f64,
     width: f64,
+    /// Begin and length of the interval around its end.
+    whisker: Option<(f64, f64)>,
     value: String,
     share: String,
     is_total: bool,
-    provenance: Provenance,
 }
 
-/// Kinds of modules one behind the other, then what none accounts for, up to the whole; empty where that is unresolved.
-pub(crate) fn waterfall(phase: &PhaseProfile) -> Vec<Step> {
-    let closure = energy_closure(phase);
-    let Some(whole_j) = phase.whole.energy.energy_j else { return Vec::new() };
-    let energies: Vec<_> = phase.kinds.iter().map(|row| (row, row.energy(phase.attribution))).collect();
-    let sum_j: f64 = energies.iter().filter_map(|(_, energy)| energy.energy_j).sum();
-    let scale = 100.0 / whole_j.max(sum_j).max(f64::MIN_POSITIVE);
-    let mut at_j = 0.0;
-    let mut steps = Vec::new();
-    let mut step = |name: &str, kind: &str, energy: &crate::energy::Energy, is_total: bool| {
-        let Some(energy_j) = energy.energy_j else { return };
-        let (from_j, to_j) = if is_total { (0.0, energy_j) } else { (at_j, at_j + energy_j) };
-        at_j = to_j;
-        steps.push(Step {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            left: scale * from_j.min(to_j).max(0.0),
-            width: scale * (to_j - from_j).abs(),
-            value: quantity::energy(energy),
-            share: quantity::percent(energy_j / whole_j),
-            is_total,
-            provenance: energy.provenance,
-        });
-    };
-    for (row, energy) in &energies {
-        step(&row.name, &row.name, energy, false);
+impl Waterfall {
+    /// `None` where the whole is unresolved.
+    pub(crate) fn of(phase: &PhaseProfile) -> Option<Self> {
+        let whole_j = phase.whole.energy.energy_j?;
+        let kinds = phase.kinds.iter().map(|row| (row.name.as_str(), row.energy(phase.attribution)));
+        let rest = ("unattributed", &energy_closure(phase).unattributed);
+        // Name, energy, where it begins and where it ends.
+        let mut falls = Vec::new();
+        let mut at_j = 0.0;
+        for (name, energy) in kinds.chain([rest]) {
+            let Some(energy_j) = energy.energy_j else { continue };
+            falls.push((name, energy, at_j, at_j + energy_j));
+            at_j += energy_j;
+        }
+        falls.push(("whole, measured", &phase.whole.energy, 0.0, whole_j));
+        let ci95_j = |energy: &Energy| energy.ci95_j.unwrap_or(0.0);
+        let longest_j = falls
+            .iter()
+            .map(|(_, energy, from_j, to_j)| from_j.max(to_j + ci95_j(energy)))
+            .fold(0.0, f64::max);
+        let scale = 100.0 / longest_j.max(f64::MIN_POSITIVE);
+        let last = falls.len() - 1;
+        let step = |(index, (name, energy, from_j, to_j)): (usize, &(&str, &Energy, f64, f64))| {
+            let low_j = (to_j - ci95_j(energy)).max(0.0);
+            Step {
+                name: (*name).to_owned(),
+                kind: if index + 1 < last { (*name).to_owned() } else { String::new() },
+                left: scale * from_j.min(*to_j).max(0.0),
+                width: scale * (to_j - from_j).abs(),
+                whisker: energy
+                    .ci95_j
+                    .map(|ci95_j| (scale * low_j, scale * (to_j + ci95_j - low_j).max(0.0))),
+                value: quantity::energy(energy),
+                share: quantity::percent((to_j - from_j) / whole_j),
+                is_total: index == last,
+            }
+        };
+        let steps = falls.iter().enumerate().map(step).collect();
+        Some(Waterfall { steps, axis: chart::energy_axis(longest_j) })
     }
-    step("unattributed", "", &closure.unattributed, false);
-    step("whole, measured apart", "", &phase.whole.energy, true);
-    steps
 }
 
 /// Joules of each kind in each layer.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::energy::{Energy, Provenance};
 use crate::report::chart::{self, PowerChart, Roofline, Tick};
 use crate::report::json::{Attribution, GroupRow, ModuleRow, PhaseProfile};
-use crate::report::parts_view::{ClassesView, HeatMap, Step, waterfall};
+use crate::report::parts_view::{ClassesView, HeatMap, Waterfall};
 use crate::report::quantity;
 use crate::report::table::{self, energy_closure};
 
@@ -26,10 +26,11 @@ pub(crate) struct PhaseView {
     modules: Vec<ModuleView>,
     by_sensor: Vec<SensorEnergyView>,
     classes: Option<ClassesView>,
-    waterfall: Vec<Step>,
+    waterfall: Option<Waterfall>,
     heat: Option<HeatMap>,
     power: Option<PowerChart>,
-    roofline: Option<Roofline>,
+    speed: Option<Roofline>,
+    cost: Option<Roofline>,
     notes: Vec<String>,
 }
 
@@ -52,11 +53,12 @@ impl Figure {
     }
 }
 
-/// A stacked bar: one layer.
+/// A stacked bar: one layer, or one phase.
 #[derive(Serialize)]
-struct Bar {
+pub(crate) struct Bar {
     name: String,
     total: String,
+    is_estimated: bool,
     /// Of the longest bar, whisker included.
     width: f64,
     /// Begin and length of the confidence interval, in the same measure.
@@ -180,10 +182,11 @@ impl PhaseView {
                 })
                 .collect(),
             classes: ClassesView::of(phase),
-            waterfall: waterfall(phase),
+            waterfall: Waterfall::of(phase),
             heat: HeatMap::of(phase),
             power: PowerChart::of(phase),
-            roofline: Roofline::of(phase),
+            speed: Roofline::of_speed(phase),
+            cost: Roofline::of_energy(phase),
             notes: phase.notes.clone(),
         }
     }
@@ -267,10 +270,35 @@ fn bar(phase: &PhaseProfile, row: &GroupRow, longest_j: f64) -> Bar {
     Bar {
         name: row.name.clone(),
         total: quantity::energy(energy),
+        is_estimated: energy.provenance == Provenance::Estimated,
         width: of(energy.energy_j.unwrap_or(0.0), longest_j),
         whisker: whisker(energy, longest_j),
         provenance: energy.provenance,
         segments: segments.collect(),
+    }
+}
+
+impl Bar {
+    /// A phase by kinds, in shares of its modules; its total is what a token costs.
+    pub(crate) fn of_kinds(phase: &PhaseProfile) -> Self {
+        let energies: Vec<_> = phase.kinds.iter().map(|row| (row, row.energy(phase.attribution))).collect();
+        let positive_j = |energy: &Energy| energy.energy_j.unwrap_or(0.0).max(0.0);
+        let all_j: f64 = energies.iter().map(|(_, energy)| positive_j(energy)).sum();
+        let segment = |(row, energy): &(&GroupRow, &Energy)| {
+            let share = of(positive_j(energy), all_j);
+            let title = format!("{} · {} ({share:.1} %)", row.name, quantity::energy(energy));
+            (share > 0.0).then(|| Segment { kind: row.name.clone(), share, title })
+        };
+        let per_token = phase.metrics.iter().find(|metric| metric.name == "energy_per_token_j");
+        Bar {
+            name: phase.name.clone(),
+            total: per_token.map_or_else(|| quantity::energy(&phase.whole.energy), quantity::metric),
+            is_estimated: phase.whole.energy.provenance == Provenance::Estimated,
+            width: 100.0,
+            whisker: None,
+            provenance: phase.whole.energy.provenance,
+            segments: energies.iter().filter_map(segment).collect(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! Separated by commas, semicolons or tabs. With a header, columns are found by name, in any order:
 //! `time` (also `timestamp`, `t`, `seconds`, `elapsed`, `utc`), `watts` (`power`, `p`, `w`), or else `volts`
 //! (`voltage`, `v`) and `amps` (`current`, `i`, `a`), whose product is the power. A unit may follow the name as in
-//! `time (ms)` or `power_mw`. Other columns are ignored, lines that begin with `#` too, unless they are the header:
+//! `time (ms)` or `power_mw`. A column `marker`, `gpi0` or `trigger` is a digital input, low where it is 0. Other columns are ignored, lines that begin with `#` too, unless they are the header:
 //! Joulescope's statistics files begin with `#time,current,voltage,power,charge,energy`. Without a header the columns
 //! are time in seconds and watts.
 //!
@@ -21,13 +21,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{Reading, Scope, Sensor, SensorInfo, SensorKind};
-use crate::clock;
 use crate::energy::Provenance;
 use crate::error::{ProfilerError, Result};
+use crate::recording::{self, Line, on_time_line};
 use crate::trace::Trace;
-
-/// Times from here on are seconds since 1970: it was the year 2001.
-const FIRST_CALENDAR_TIME_S: f64 = 1e9;
 
 /// How to read a power log.
 #[derive(Clone, Debug)]
@@ -55,6 +52,7 @@ pub struct PowerLog {
     read_bytes: u64,
     read_lines: u64,
     columns: Option<Columns>,
+    lines: Vec<Line>,
     last_time_s: f64,
     /// Rows taken in when the file was opened, for the first call of `read`.
     pending: Vec<Reading>,
@@ -67,6 +65,12 @@ impl PowerLog {
     /// When the file cannot be read, a row is malformed (the error names file and line), or there is neither a header
     /// nor a row.
     pub fn open(path: &Path, options: &PowerLogOptions) -> Result<Self> {
+        if recording::is_jls(path)? {
+            return Err(ProfilerError::Protocol(format!(
+                "{} is a JLS file, which is written in blocks: profile without it, then `joulewise reprice`",
+                path.display()
+            )));
+        }
         let info = SensorInfo {
             name: options.name.clone(),
             kind: SensorKind::Power,
@@ -86,6 +90,7 @@ impl PowerLog {
             read_bytes: 0,
             read_lines: 0,
             columns: None,
+            lines: Vec::new(),
             last_time_s: f64::NEG_INFINITY,
             pending: Vec::new(),
         };
@@ -106,11 +111,11 @@ impl PowerLog {
         Ok(log)
     }
 
-    /// All rows of a finished log as a trace, to integrate it without sampling.
+    /// All rows of a finished log as a trace, to integrate it without sampling, and its digital lines.
     ///
     /// # Errors
     /// As [`Sensor::read`].
-    pub fn trace(&mut self) -> Result<Trace> {
+    pub(crate) fn recorded(&mut self) -> Result<(Trace, Vec<Line>)> {
         let mut readings = Vec::new();
         self.read(&mut readings)?;
         // A finished file may lack the end of its last line.
@@ -120,7 +125,7 @@ impl PowerLog {
         self.take_line(rest.trim(), &mut readings)?;
         let mut trace = Trace::new(&self.info);
         readings.into_iter().for_each(|reading| trace.push(reading));
-        Ok(trace)
+        Ok((trace, std::mem::take(&mut self.lines)))
     }
 
     /// What the file has gained since the last complete line.
@@ -151,6 +156,8 @@ impl PowerLog {
     fn take_line(&mut self, line: &str, rows: &mut Vec<Reading>) -> Result<()> {
         let Some(columns) = &self.columns else {
             if let Some(columns) = Columns::of_header(line) {
+                let line = |(name, _): &(String, usize)| Line { name: name.clone(), changes: Vec::new() };
+                self.lines = columns.lines.iter().map(line).collect();
                 self.columns = Some(columns);
             } else if !line.is_empty() && !line.starts_with('#') {
                 self.columns = Some(Columns::without_header(line));
@@ -162,12 +169,13 @@ impl PowerLog {
             return Ok(());
         }
         let (time_s, value) = columns.parse(line).map_err(|(expected, got)| self.malformed(expected, got))?;
-        let time_s = time_s + self.offset_s;
-        let time_s = if time_s >= FIRST_CALENDAR_TIME_S { clock::from_unix_s(time_s) } else { time_s };
+        let levels = columns.levels(line);
+        let time_s = on_time_line(time_s + self.offset_s);
         if time_s <= self.last_time_s {
             return Err(self.malformed("a time after that of the row before", line));
         }
         self.last_time_s = time_s;
+        self.lines.iter_mut().zip(levels).for_each(|(line, level)| line.push(time_s, level));
         rows.push(Reading { time_s, value });
         Ok(())
     }
@@ -198,6 +206,8 @@ struct Columns {
     separator: char,
     time: (usize, f64),
     power: PowerColumns,
+    /// Names and places of digital inputs.
+    lines: Vec<(String, usize)>,
 }
 
 enum PowerColumns {
@@ -229,12 +239,29 @@ impl Columns {
             (None, Some(volts), Some(amps)) => PowerColumns::VoltsTimesAmps(volts, amps),
             _ => return None,
         };
-        Some(Columns { separator, time, power })
+        let is_line = |words: &[String]| {
+            words.first().is_some_and(|word| {
+                let word = word.trim_end_matches(|c: char| c.is_ascii_digit());
+                ["marker", "gpi", "trigger"].contains(&word)
+            })
+        };
+        let lines = names.iter().enumerate().filter(|(_, words)| is_line(words));
+        let lines = lines.map(|(index, words)| (words.concat(), index)).collect();
+        Some(Columns { separator, time, power, lines })
     }
 
     /// Time in seconds and watts, in this order.
     fn without_header(line: &str) -> Self {
-        Columns { separator: separator(line), time: (0, 1.0), power: PowerColumns::Watts((1, 1.0)) }
+        let power = PowerColumns::Watts((1, 1.0));
+        Columns { separator: separator(line), time: (0, 1.0), power, lines: Vec::new() }
+    }
+
+    /// The levels of the digital inputs in a row.
+    fn levels(&self, line: &str) -> Vec<bool> {
+        let fields: Vec<&str> = line.split(self.separator).map(str::trim).collect();
+        let is_high =
+            |field: &&str| !["0", "0.0", "", "false", "low"].contains(&field.to_lowercase().as_str());
+        self.lines.iter().map(|(_, index)| fields.get(*index).is_some_and(is_high)).collect()
     }
 
     /// Time and power of a row, or what was expected and what was there.
@@ -274,6 +301,7 @@ fn words(name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
     use crate::trace::WindowEnergy;
     use proptest::prelude::*;
     use std::fs;
@@ -289,7 +317,7 @@ mod tests {
 
     fn energy_j(text: &str, start_s: f64, end_s: f64) -> f64 {
         let (_root, log) = log(text);
-        match log.unwrap().trace().unwrap().energy(start_s, end_s) {
+        match log.unwrap().recorded().unwrap().0.energy(start_s, end_s) {
             WindowEnergy::Resolved { energy_j, .. } => energy_j,
             WindowEnergy::Unresolved { reason, .. } => panic!("{reason}"),
         }
@@ -336,7 +364,7 @@ mod tests {
         fs::write(&path, "0,3\n1,3\n2,3\n").unwrap();
         let start_s = clock::now_s();
         let options = PowerLogOptions { offset_s: clock::to_unix_s(start_s), ..PowerLogOptions::default() };
-        let trace = PowerLog::open(&path, &options).unwrap().trace().unwrap();
+        let trace = PowerLog::open(&path, &options).unwrap().recorded().unwrap().0;
         // Calendar times are good to 2^-22 s.
         assert!((trace.last_time_s().unwrap() - (start_s + 2.0)).abs() < 5e-7);
     }
@@ -376,7 +404,7 @@ mod tests {
     #[test]
     fn windows_beside_the_log_are_unresolved() {
         let (_root, log) = log("time,watts\n10,1\n11,1\n12,1\n");
-        let trace = log.unwrap().trace().unwrap();
+        let trace = log.unwrap().recorded().unwrap().0;
         for (start_s, end_s) in [(9.0, 11.0), (11.0, 20.0), (30.0, 31.0), (10.2, 10.4)] {
             assert!(matches!(trace.energy(start_s, end_s), WindowEnergy::Unresolved { .. }), "{start_s}");
         }
@@ -397,7 +425,7 @@ mod tests {
             }
             let last_s = time_s - rows.last().unwrap().0;
             let (_root, log) = log(&text);
-            let trace = log.unwrap().trace().unwrap();
+            let trace = log.unwrap().recorded().unwrap().0;
             let middle_s = last_s * cut;
             if let (
                 WindowEnergy::Resolved { energy_j: left_j, .. },

@@ -69,7 +69,7 @@ pub(crate) struct Profile {
     /// A module that is measured apart from its like in other layers, by path; may be given again.
     #[arg(long)]
     apart: Vec<String>,
-    /// Begin with a square wave of load, by which `joulewise reprice --align` finds the profile in a meter's log.
+    /// Begin with a square wave of load, by which `joulewise reprice --align` finds the profile in a meter's recording.
     #[arg(long)]
     marker: bool,
     /// Seed of the order of trials.
@@ -189,7 +189,7 @@ impl Profile {
         protocol.target_relative_ci = self.target_ci;
         protocol.time_limit_s = self.time_limit.unwrap_or(protocol.time_limit_s);
         protocol.regression = !self.no_regression;
-        protocol.marker = self.marker;
+        protocol.marker = self.marker || self.meter.wants_marker();
         protocol.apart.clone_from(&self.apart);
         protocol
     }
