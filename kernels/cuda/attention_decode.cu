@@ -8,6 +8,8 @@
 #define CHUNK 32
 // Keys and values that a thread has in flight.
 #define BATCH 2
+// Chunks whose results a thread has in flight.
+#define MERGED 8
 
 // Eight neighbouring elements, on their way from memory.
 template <typename T> struct Eight {
@@ -79,11 +81,11 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     T *new_key = (T *)(sums + THREADS / 32 * GROUP * padded), *new_value = new_key + padded;
     __shared__ bool is_last;
     let_next_start();
-    wait_for_previous();
     const int group = heads / kv_heads, parts = (group + GROUP - 1) / GROUP;
     const int b = blockIdx.z, kv_head = blockIdx.x / parts, part = blockIdx.x % parts;
     const int first_head = kv_head * group + part * GROUP, heads_here = min(GROUP, group - part * GROUP);
-    // Requested together with the length, not after it.
+    // Lengths and positions are no kernel's result, and cached tokens those of earlier steps: all of it is requested before
+    // waiting for the new token's projections.
     const u64 table_row = rotary ? (u64)min(positions[b], (u32)(table_rows - 1)) * (rotary / 2) : 0;
     const int position = min((int)kv_start[b], capacity - 1), length = position + 1;
     const int first_key = window > 0 ? max(0, length - window) : 0;
@@ -96,6 +98,27 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     const int dim = lane * 8, valid = head_dim - dim;
     const bool is_whole = head_dim % 8 == 0 && valid >= 8;
 
+    const u64 head_at = ((u64)b * kv_heads + kv_head) * capacity * head_dim;
+    // The keys or values of a chunk that the thread takes, `base` being the first.
+    Eight<T> some_keys[BATCH], some_values[BATCH];
+    auto load = [&](Eight<T>(&to)[BATCH], const T *from, const T *newest, int chunk, int base) {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int j = base + i * key_groups, key = chunk * CHUNK + j;
+            bool visible = j < CHUNK && key >= first_key && key < length;
+            bool is_new = writes_cache && key == position;
+            u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
+            to[i].load(is_new ? newest + dim : from + at, is_whole, visible ? valid : 0);
+        }
+    };
+    // All but the newest token: that is not there yet.
+    int chunk = first_chunk + blockIdx.y;
+    const bool is_early = (chunk + 1) * CHUNK <= position;
+    if (is_early && key_group < CHUNK) {
+        load(some_keys, keys, new_key, chunk, key_group);
+        load(some_values, values, new_value, chunk, key_group);
+    }
+    wait_for_previous();
     const T *q_row = q + (u64)b * q_stride + first_head * head_dim;
     for (int i = threadIdx.x; i < GROUP * padded; i += THREADS) {
         int g = i >> log_padded, d = i & (padded - 1);
@@ -103,7 +126,6 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
                     ? rotated(q_row + g * head_dim, d, rotary, cosines + table_row, sines + table_row)
                     : 0.0f;
     }
-    const u64 head_at = ((u64)b * kv_heads + kv_head) * capacity * head_dim;
     if (writes_cache) {
         // Whoever has the last chunk would read what another block writes: the new key is taken from here instead.
         const T *k_row = k_new + (u64)b * k_stride + kv_head * head_dim;
@@ -121,28 +143,21 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     }
     const float minus_infinity = __int_as_float(0xff800000);
     const int warp = threadIdx.x / 32, warp_lane = threadIdx.x % 32;
-    for (int chunk = first_chunk + blockIdx.y; chunk < chunks; chunk += active) {
+    for (bool is_loaded = is_early; chunk < chunks; chunk += active, is_loaded = false) {
         __syncthreads();
-        // The first values are requested with the first keys: most heads need no others.
-        Eight<T> first_values[BATCH];
         for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
-            Eight<T> batch[BATCH];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++) {
-                int j = base + i * key_groups, key = chunk * CHUNK + j;
-                bool visible = j < CHUNK && key >= first_key && key < length;
-                bool is_new = writes_cache && key == position;
-                u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
-                batch[i].load(is_new ? new_key + dim : keys + at, is_whole, visible ? valid : 0);
+            // The first values are requested with the first keys: most heads need no others.
+            if (base != key_group || !is_loaded) {
+                load(some_keys, keys, new_key, chunk, base);
                 if (base == key_group)
-                    first_values[i].load(is_new ? new_value + dim : values + at, is_whole, visible ? valid : 0);
+                    load(some_values, values, new_value, chunk, base);
             }
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 int j = base + i * key_groups, key = chunk * CHUNK + j;
                 bool visible = key >= first_key && key < length;
                 float kf[8];
-                batch[i].unpack(kf);
+                some_keys[i].unpack(kf);
 #pragma unroll
                 for (int g = 0; g < GROUP; g++) {
                     const float *qv = qs + g * padded + dim;
@@ -177,21 +192,14 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
         float result[GROUP][8] = {};
         for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
             if (base != key_group)
-#pragma unroll
-                for (int i = 0; i < BATCH; i++) {
-                    int j = base + i * key_groups, key = chunk * CHUNK + j;
-                    bool visible = j < CHUNK && key >= first_key && key < length;
-                    bool is_new = writes_cache && key == position;
-                    u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
-                    first_values[i].load(is_new ? new_value + dim : values + at, is_whole, visible ? valid : 0);
-                }
+                load(some_values, values, new_value, chunk, base);
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 int j = base + i * key_groups;
                 if (j >= CHUNK)
                     continue;
                 float vf[8];
-                first_values[i].unpack(vf);
+                some_values[i].unpack(vf);
 #pragma unroll
                 for (int g = 0; g < GROUP; g++) {
                     float weight = g < heads_here ? scores[g * CHUNK + j] : 0.0f;
@@ -237,31 +245,39 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     if (!is_last)
         return;
     __threadfence();
-    // Chunks' weights first, all at once; then each thread adds up its dimensions over the chunks, in order.
+    // Each thread adds up its dimensions over the chunks, in order, some at a time that are requested together.
     const int count = chunks - first_chunk, pitch = head_dim + 2;
     const float *all = partials + ((u64)b * heads + first_head) * max_chunks * pitch + (u64)first_chunk * pitch;
-    for (int g = warp; g < heads_here; g += THREADS / 32) {
-        const float *at = all + (u64)g * max_chunks * pitch + head_dim;
-        float best = minus_infinity;
-        for (int c = warp_lane; c < count; c += 32)
-            best = fmaxf(best, __ldcg(at + (u64)c * pitch));
-        best = warp_max(best);
-        if (warp_lane == 0)
-            scores[g] = best;
-    }
-    __syncthreads();
     for (int i = threadIdx.x; i < heads_here * padded; i += THREADS) {
         int g = i >> log_padded, d = i & (padded - 1);
         if (d >= head_dim)
             continue;
         const float *at = all + (u64)g * max_chunks * pitch;
-        float best = scores[g], sum = 0, x = 0;
-#pragma unroll 8
-        for (int c = 0; c < count; c++) {
-            const float *chunk = at + (u64)c * pitch;
-            float maximum = __ldcg(chunk + head_dim), weight = maximum == minus_infinity ? 0.0f : expf(maximum - best);
-            sum += weight * __ldcg(chunk + head_dim + 1);
-            x += weight * __ldcg(chunk + d);
+        float best = minus_infinity, sum = 0, x = 0;
+        for (int first = 0; first < count; first += MERGED) {
+            float maxima[MERGED], sums_of[MERGED], values_of[MERGED], highest = best;
+#pragma unroll
+            for (int c = 0; c < MERGED; c++) {
+                const float *chunk_at = at + (u64)min(first + c, count - 1) * pitch;
+                maxima[c] = first + c < count ? __ldcg(chunk_at + head_dim) : minus_infinity;
+                sums_of[c] = __ldcg(chunk_at + head_dim + 1);
+                values_of[c] = __ldcg(chunk_at + d);
+            }
+#pragma unroll
+            for (int c = 0; c < MERGED; c++)
+                highest = fmaxf(highest, maxima[c]);
+            if (highest == minus_infinity)
+                continue;
+            const float correction = expf(best - highest);
+            sum *= correction;
+            x *= correction;
+            best = highest;
+#pragma unroll
+            for (int c = 0; c < MERGED; c++) {
+                const float weight = expf(maxima[c] - best);
+                sum += weight * sums_of[c];
+                x += weight * values_of[c];
+            }
         }
         y[(u64)b * heads * head_dim + (first_head + g) * head_dim + d] =
             from_f32<T>(sum > 0 ? x / sum : 0.0f);

@@ -1,15 +1,13 @@
 // y [m, n] = f(x [m, k] w [n, k]^T scaled + bias) + residual for Hopper: operands arrive by TMA, wgmma multiplies them.
 //
 // A block lives as long as the kernel and takes tiles in turns. One warp of it only requests operands, four or more
-// steps ahead and across the end of a tile; two warpgroups multiply 64 rows each and never wait for anything but
-// operands. A step is 128 bytes along k, whatever the element: so f16, bf16, int8 and fp8 share everything here but the
+// steps ahead and across the end of a tile; one or two warpgroups multiply 64 rows each and never wait for anything but
+// operands. Weights that no kernel writes are requested before the kernels in front are done. A step is 128 bytes along k, whatever the element: so f16, bf16, int8 and fp8 share everything here but the
 // instruction. Blocks in pairs hold neighbouring rows and share the weights: each fetches half of them for both.
 //
 // x and w may have any number of rows and columns: TMA fills with zeros what does not exist.
 
-#define TILE_M 128
 #define STEP_BYTES 128
-#define THREADS 384
 #define CHUNK 32
 #define PITCH (CHUNK + 8)
 // Rows of tiles that are walked through column by column, so that tiles which run at once share operands.
@@ -102,8 +100,9 @@ __device__ __forceinline__ void expect_bytes(u32 barrier, int bytes) {
 }
 // Arrives at the barrier that lies at the same place in another block of the cluster.
 __device__ __forceinline__ void arrive(u32 barrier, int block) {
+    // Without a scope: a release to the whole cluster would wait for every store before it, and nothing is handed over.
     asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
                  "r"(block)
                  : "memory");
 }
@@ -139,26 +138,53 @@ struct Task {
     const float *row_scale;
     int y_type, kind;
     const void *residual;
-    int residual_stride, residual_type;
+    int residual_type, residual_stride;
+    // Blocks that share a tile, each a stretch of k; their sums, and how many of them are done.
+    int splits;
+    void *partials;
+    u32 *counters;
+    // Whether nothing in front writes the weights.
+    int has_constant_weights;
 };
+
+// Without an address: an index would put the whole task into local memory.
+template <typename V> __device__ __forceinline__ V select(V const (&of)[3], int i) {
+    return i == 0 ? of[0] : i == 1 ? of[1] : of[2];
+}
 
 // Where a tile lies: its first row, its matrix, its first column there.
 struct Place {
     int row, matrix, col;
 };
-template <int COLS, int BLOCKS> __device__ __forceinline__ Place place(const Task &task, int tile, int rank) {
-    const int rows = (task.m + TILE_M * BLOCKS - 1) / (TILE_M * BLOCKS), band_size = BAND / BLOCKS;
+template <int ROWS, int COLS, int BLOCKS>
+__device__ __forceinline__ Place place(const Task &task, int tile, int rank) {
+    const int rows = (task.m + ROWS * BLOCKS - 1) / (ROWS * BLOCKS), band_size = BAND / BLOCKS;
     const int first = (task.n[0] + COLS - 1) / COLS, second = (task.n[1] + COLS - 1) / COLS;
     const int all = first + second + (task.n[2] + COLS - 1) / COLS;
     int band = tile / (band_size * all), in_band = tile % (band_size * all);
     int band_rows = min(band_size, rows - band * band_size), at = in_band / band_rows;
     int matrix = at < first ? 0 : at < first + second ? 1 : 2;
     at -= matrix == 0 ? 0 : matrix == 1 ? first : first + second;
-    return {((band * band_size + in_band % band_rows) * BLOCKS + rank) * TILE_M, matrix, at * COLS};
+    return {((band * band_size + in_band % band_rows) * BLOCKS + rank) * ROWS, matrix, at * COLS};
 }
-template <int COLS, int BLOCKS> __device__ __forceinline__ int tiles_of(const Task &task) {
-    return (task.m + TILE_M * BLOCKS - 1) / (TILE_M * BLOCKS) *
+template <int ROWS, int COLS, int BLOCKS> __device__ __forceinline__ int tiles_of(const Task &task) {
+    return (task.m + ROWS * BLOCKS - 1) / (ROWS * BLOCKS) *
            ((task.n[0] + COLS - 1) / COLS + (task.n[1] + COLS - 1) / COLS + (task.n[2] + COLS - 1) / COLS);
+}
+
+// Eight neighbours of a row of shared memory. Odd rows read the second half first: a quarter of a warp then hits every bank.
+template <typename SUM> __device__ __forceinline__ void take_eight(float *v, const SUM *staging, int row, int col) {
+    struct __align__(16) Four {
+        SUM v[4];
+    };
+    const Four *at = (const Four *)(staging + row * PITCH + col);
+    const bool is_odd = row & 1;
+    Four first = at[is_odd], second = at[!is_odd];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[i] = (float)(is_odd ? second.v[i] : first.v[i]);
+        v[4 + i] = (float)(is_odd ? first.v[i] : second.v[i]);
+    }
 }
 
 // 32 columns of a warp's 16 rows into shared memory.
@@ -183,9 +209,10 @@ template <typename T, int COUNT, bool IS_GATE>
 __device__ __forceinline__ void finish(const Task &task, const Place &place,
                                        typename Element<T>::Sum *staging, const typename Element<T>::Sum (&d)[COUNT], int first_row) {
     const int CHUNKS = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32;
-    const int n = task.n[place.matrix];
-    const float *bias = task.bias[place.matrix], *scale = task.column_scale[IS_GATE ? 1 : place.matrix];
-    const bool is_aligned = are_rows_aligned(task.y[place.matrix], n),
+    const int n = select(task.n, place.matrix);
+    const float *bias = select(task.bias, place.matrix), *scale = select(task.column_scale, IS_GATE ? 1 : place.matrix);
+    void *y = select(task.y, place.matrix);
+    const bool is_aligned = are_rows_aligned(y, n),
                is_residual_aligned = are_rows_aligned(task.residual, task.residual_stride);
 #pragma unroll 1
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -195,9 +222,7 @@ __device__ __forceinline__ void finish(const Task &task, const Place &place,
             stage(staging, d, chunk);
 #pragma unroll
             for (int half = 0; half < 2; half++)
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    gates[half][i] = (float)staging[(half * 8 + lane / 4) * PITCH + lane % 4 * 8 + i];
+                take_eight(gates[half], staging, half * 8 + lane / 4, lane % 4 * 8);
             __syncwarp();
         }
         stage(staging, d, chunk + (IS_GATE ? CHUNKS : 0));
@@ -205,9 +230,7 @@ __device__ __forceinline__ void finish(const Task &task, const Place &place,
         for (int half = 0; half < 2; half++) {
             const int row = first_row + half * 8 + lane / 4;
             float v[8];
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                v[i] = (float)staging[(half * 8 + lane / 4) * PITCH + lane % 4 * 8 + i];
+            take_eight(v, staging, half * 8 + lane / 4, lane % 4 * 8);
             if (row >= task.m || count <= 0)
                 continue;
             if (Element<T>::has_scales) {
@@ -243,17 +266,57 @@ __device__ __forceinline__ void finish(const Task &task, const Place &place,
                     add_eight(v, task.residual, task.residual_type, (u64)row * task.residual_stride + col, count,
                               is_residual_aligned);
             }
-            store_eight(v, task.y[place.matrix], task.y_type, (u64)row * n + col, count, is_aligned);
+            store_eight(v, y, task.y_type, (u64)row * n + col, count, is_aligned);
         }
         __syncwarp();
     }
 }
 
-template <typename T, int N, int BLOCKS, bool IS_GATE>
+// Leaves a warp's sums behind. The last warp of those that share a tile gets all sums, added in order, and goes on.
+template <int COUNT, typename SUM>
+__device__ __forceinline__ bool add_up(const Task &task, int tile, int split, int warp, SUM (&d)[COUNT]) {
+    struct __align__(16) Four {
+        SUM v[4];
+    };
+    const int lane = threadIdx.x % 32;
+    const u64 stretch = COUNT / 4 * 32;
+    Four *all = (Four *)task.partials + ((u64)tile * 8 + warp) * task.splits * stretch + lane;
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++)
+        all[split * stretch + i * 32] = Four{{d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]}};
+    __threadfence();
+    __syncwarp();
+    u32 done = 0;
+    if (lane == 0) {
+        done = atomicAdd(task.counters + tile * 8 + warp, 1) + 1;
+        if (done == task.splits)
+            task.counters[tile * 8 + warp] = 0;
+    }
+    if (__shfl_sync(0xffffffffu, done, 0) != task.splits)
+        return false;
+    __threadfence();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        d[i] = 0;
+    for (int other = 0; other < task.splits; other++)
+#pragma unroll
+        for (int i = 0; i < COUNT / 4; i++) {
+            int4 raw = __ldcg((const int4 *)(all + other * stretch + i * 32));
+            const Four four = *(const Four *)&raw;
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                d[4 * i + e] += four.v[e];
+        }
+    return true;
+}
+
+template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE>
 __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
-    const int A_BYTES = TILE_M * STEP_BYTES, B_BYTES = N * STEP_BYTES, STAGE = A_BYTES + B_BYTES;
-    const int STAGES = 4 * (TILE_M + 256) / (TILE_M + N), COLS = IS_GATE ? N / 2 : N;
+    const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
+    const int A_BYTES = ROWS * STEP_BYTES, B_BYTES = N * STEP_BYTES, STAGE = A_BYTES + B_BYTES;
+    // Low tiles leave room for another block: the next kernel's, which fills its stages meanwhile.
+    const int STAGES = GROUPS == 1 ? 4 : 4 * (128 + 256) / (128 + N);
     const int STEP = STEP_BYTES / Element<T>::bytes;
     const u32 tiles = shared_address(shared), full = tiles + STAGES * STAGE, empty = full + STAGES * 8;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
@@ -263,7 +326,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
             start_barrier(full + 8 * s, 1);
-            start_barrier(empty + 8 * s, 8 * BLOCKS);
+            start_barrier(empty + 8 * s, 4 * GROUPS * BLOCKS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -271,28 +334,47 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
     __syncthreads();
     if (BLOCKS == 2)
         meet_cluster();
-    const int count = tiles_of<COLS, BLOCKS>(task), step = gridDim.x / BLOCKS;
+    // Only narrow tiles are ever too few.
+    const int splits = BLOCKS == 1 ? task.splits : 1;
+    const int count = tiles_of<ROWS, COLS, BLOCKS>(task) * splits, step = gridDim.x / BLOCKS;
     int s = 0, parity = 0;
     if (group == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 0) {
-            wait_for_previous();
-            for (int tile = blockIdx.x / BLOCKS; tile < count; tile += step) {
-                Place at = place<COLS, BLOCKS>(task, tile, rank);
-                for (int i = 0; i < task.steps; i++) {
-                    wait_barrier(empty + 8 * s, parity ^ 1);
-                    u32 a = tiles + s * STAGE, b = a + A_BYTES, barrier = full + 8 * s;
-                    expect_bytes(barrier, STAGE);
-                    fetch(a, x, i * STEP, at.row, barrier);
-                    for (int half = 0; half < 2; half++) {
-                        const TensorMap *map = w + (IS_GATE ? half : at.matrix);
-                        int row = at.col + (IS_GATE ? 0 : half * (N / 2));
-                        u32 to = b + half * (B_BYTES / 2);
-                        if (BLOCKS == 1)
-                            fetch(to, map, i * STEP, row, barrier);
-                        else if (half == rank)
-                            fetch_for_both(to, map, i * STEP, row, barrier);
+            auto fetch_weights = [&](const Place &at, int i) {
+                const u32 b = tiles + s * STAGE + A_BYTES, barrier = full + 8 * s;
+                expect_bytes(barrier, STAGE);
+                for (int half = 0; half < 2; half++) {
+                    const TensorMap *map = w + (IS_GATE ? half : at.matrix);
+                    int row = at.col + (IS_GATE ? 0 : half * (N / 2));
+                    u32 to = b + half * (B_BYTES / 2);
+                    if (BLOCKS == 1)
+                        fetch(to, map, i * STEP, row, barrier);
+                    else if (half == rank)
+                        fetch_for_both(to, map, i * STEP, row, barrier);
+                }
+            };
+            // Stages that are filled with weights already, and want x.
+            int early = 0;
+            for (int item = blockIdx.x / BLOCKS; item < count; item += step) {
+                const int split = item % splits;
+                const int first = task.steps * split / splits, end = task.steps * (split + 1) / splits;
+                Place at = place<ROWS, COLS, BLOCKS>(task, item / splits, rank);
+                if (item == blockIdx.x / BLOCKS) {
+                    if (task.has_constant_weights)
+                        for (early = min(STAGES, end - first); s < early; s++)
+                            fetch_weights(at, first + s);
+                    wait_for_previous();
+                    s = 0;
+                }
+                for (int i = first; i < end; i++) {
+                    if (early > 0) {
+                        early--;
+                    } else {
+                        wait_barrier(empty + 8 * s, parity ^ 1);
+                        fetch_weights(at, i);
                     }
+                    fetch(tiles + s * STAGE, x, i * STEP, at.row, full + 8 * s);
                     if (++s == STAGES) {
                         s = 0;
                         parity ^= 1;
@@ -301,25 +383,32 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(GROUPS == 2 ? 232 : 208));
         wait_for_previous();
-        typename Element<T>::Sum d[N / 2];
-        typename Element<T>::Sum *staging = (typename Element<T>::Sum *)(shared + STAGES * (STAGE + 16)) + (group - 1) * 4 * 16 * PITCH + warp * 16 * PITCH;
-        for (int tile = blockIdx.x / BLOCKS; tile < count; tile += step) {
-            Place at = place<COLS, BLOCKS>(task, tile, rank);
+        typedef typename Element<T>::Sum Sum;
+        Sum d[N / 2];
+        Sum *staging = (Sum *)(shared + STAGES * (STAGE + 16)) + (group - 1) * 4 * 16 * PITCH + warp * 16 * PITCH;
+        for (int item = blockIdx.x / BLOCKS; item < count; item += step) {
+            const int split = item % splits;
+            Place at = place<ROWS, COLS, BLOCKS>(task, item / splits, rank);
+            const int first = task.steps * split / splits, end = task.steps * (split + 1) / splits;
+            // Rows that do not exist need no products, only their operands have to be let go.
+            const bool has_rows = at.row + (group - 1) * 64 < task.m;
             int last = 0;
-            for (int i = 0; i < task.steps; i++) {
+            for (int i = first; i < end; i++) {
                 wait_barrier(full + 8 * s, parity);
-                u64 a = describe(tiles + s * STAGE + (group - 1) * (A_BYTES / 2));
-                u64 b = describe(tiles + s * STAGE + A_BYTES);
-                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+                if (has_rows) {
+                    u64 a = describe(tiles + s * STAGE + (group - 1) * (64 * STEP_BYTES));
+                    u64 b = describe(tiles + s * STAGE + A_BYTES);
+                    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-                for (int part = 0; part < 4; part++)
-                    multiply(d, a + 2 * part, b + 2 * part, i + part, T());
-                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                // The step before is done when only this one is left: its operands may be overwritten.
-                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-                if (i > 0 && lane < BLOCKS)
+                    for (int part = 0; part < 4; part++)
+                        multiply(d, a + 2 * part, b + 2 * part, i - first + part, T());
+                    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                    // The step before is done when only this one is left: its operands may be overwritten.
+                    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                }
+                if (i > first && lane < BLOCKS)
                     arrive(empty + 8 * last, BLOCKS == 1 ? 0 : lane);
                 last = s;
                 if (++s == STAGES) {
@@ -330,7 +419,12 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (lane < BLOCKS)
                 arrive(empty + 8 * last, BLOCKS == 1 ? 0 : lane);
-            finish<T, N / 2, IS_GATE>(task, at, staging, d, at.row + (group - 1) * 64 + warp * 16);
+            const int first_row = at.row + (group - 1) * 64 + warp * 16;
+            if (first_row >= task.m)
+                continue;
+            if (splits > 1 && !add_up(task, item / splits, split, (group - 1) * 4 + warp, d))
+                continue;
+            finish<T, N / 2, IS_GATE>(task, at, staging, d, first_row);
         }
     }
     // A block's memory must not go while its neighbour still writes or signals there.
@@ -338,21 +432,26 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
         meet_cluster();
 }
 
-#define GEMM(NAME, T, N, BLOCKS, IS_GATE, CLUSTER)                                                                     \
-    extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1)                                                   \
+#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, CLUSTER)                                                             \
+    extern "C" __global__ void CLUSTER __launch_bounds__(128 + 128 * GROUPS, 3 - GROUPS)                               \
         NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2,                              \
-             const float *bias0, const float *bias1, const float *bias2, const float *scale0,          \
+             const float *bias0, const float *bias1, const float *bias2, const float *scale0,                          \
              const float *scale1, const float *scale2, void *y0, void *y1, void *y2, const float *row_scale,           \
-             int y_type, int kind, const void *residual, int residual_type, int residual_stride) {                     \
-        Task task = {m,         steps,  {n0, n1, n2}, {bias0, bias1, bias2}, {scale0, scale1, scale2}, {y0, y1, y2},   \
-                     row_scale, y_type, kind,         residual,              residual_stride,          residual_type}; \
-        gemm<T, N, BLOCKS, IS_GATE>(&maps.x, maps.w, task);                                                               \
+             int y_type, int kind, const void *residual, int residual_type, int residual_stride, int splits,           \
+             void *partials, u32 *counters, int has_constant_weights) {                                                \
+        Task task = {m,        steps,           {n0, n1, n2}, {bias0, bias1, bias2}, {scale0, scale1, scale2},         \
+                     {y0, y1, y2}, row_scale,   y_type,       kind,                  residual,                         \
+                     residual_type, residual_stride, splits,  partials,              counters, has_constant_weights};  \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE>(&maps.x, maps.w, task);                                                    \
     }
+// By the rows of a tile, or of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \
-    GEMM(NAME##_256, T, 256, 2, false, __cluster_dims__(2, 1, 1))                                                      \
-    GEMM(NAME##_256_gate, T, 256, 2, true, __cluster_dims__(2, 1, 1))                                                  \
-    GEMM(NAME##_128, T, 128, 1, false, )                                                                               \
-    GEMM(NAME##_128_gate, T, 128, 1, true, )
+    GEMM(NAME##_256, T, 2, 256, 2, false, __cluster_dims__(2, 1, 1))                                                   \
+    GEMM(NAME##_256_gate, T, 2, 256, 2, true, __cluster_dims__(2, 1, 1))                                               \
+    GEMM(NAME##_128, T, 2, 128, 1, false, )                                                                            \
+    GEMM(NAME##_128_gate, T, 2, 128, 1, true, )                                                                        \
+    GEMM(NAME##_64, T, 1, 128, 1, false, )                                                                             \
+    GEMM(NAME##_64_gate, T, 1, 128, 1, true, )
 #if defined(ELEMENT_f16)
 GEMMS(gemm_hopper_f16, f16)
 #elif defined(ELEMENT_bf16)

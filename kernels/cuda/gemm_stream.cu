@@ -98,30 +98,61 @@ template <int PIECES> __device__ __forceinline__ int place(int piece) {
     return (step * 4 * PIECES + in_step % PIECES * 4 + in_step / PIECES) * 8;
 }
 
+// Pieces of x that a thread keeps between the passes of a norm.
+#define KEPT 2
+
 // One row of x, normalised and rounded; elements beyond k are zero. Returns what multiplies the sums.
 template <typename C> __device__ float stage_row(const Input &x, int from, int to, u16 *xs, float *scratch) {
     typedef typename C::Operand T;
     const int PIECES = C::elements / 8;
     float mean = 0, inverse = 1, v[8];
-    if (x.norm_kind == 1) {
-        float sum = 0;
-        for (int i = threadIdx.x * 8; i < x.k; i += THREADS * 8) {
-            load_eight(v, x.data, x.type, i, x.k - i, true);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                sum += v[e];
-        }
-        mean = block_sum(sum, scratch) / x.k;
-    }
     if (x.norm_kind) {
-        float squares = 0;
-        for (int i = threadIdx.x * 8; i < x.k; i += THREADS * 8) {
-            load_eight(v, x.data, x.type, i, x.k - i, true);
+        float kept[KEPT][8];
 #pragma unroll
-            for (int e = 0; e < 8; e++)
-                squares += i + e < x.k ? (v[e] - mean) * (v[e] - mean) : 0.0f;
+        for (int j = 0; j < KEPT; j++) {
+            const int i = (threadIdx.x + j * THREADS) * 8;
+            load_eight(kept[j], x.data, x.type, i < x.k ? i : 0, max(x.k - i, 0), true);
         }
-        inverse = 1.0f / sqrtf(block_sum(squares, scratch) / x.k + x.eps);
+        auto squares = [&](float about) {
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < KEPT; j++)
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    float centred = (threadIdx.x + j * THREADS) * 8 + e < x.k ? kept[j][e] - about : 0.0f;
+                    sum += centred * centred;
+                }
+            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
+                load_eight(v, x.data, x.type, i, x.k - i, true);
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += i + e < x.k ? (v[e] - about) * (v[e] - about) : 0.0f;
+            }
+            return sum;
+        };
+        float variance;
+        if (x.norm_kind == 1) {
+            float sum = 0, count = 0;
+#pragma unroll
+            for (int j = 0; j < KEPT; j++) {
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += kept[j][e];
+                count += max(min(x.k - (int)(threadIdx.x + j * THREADS) * 8, 8), 0);
+            }
+            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
+                load_eight(v, x.data, x.type, i, x.k - i, true);
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += v[e];
+                count += min(x.k - i, 8);
+            }
+            float2 moments = block_moments(sum, count, squares, scratch);
+            mean = moments.x, variance = moments.y;
+        } else {
+            variance = block_sum(squares(0), scratch) / x.k;
+        }
+        inverse = 1.0f / sqrtf(variance + x.eps);
     }
     auto load = [&](int i) {
         load_eight(v, x.data, x.type, i, x.k - i, true);
@@ -311,55 +342,72 @@ __device__ __forceinline__ u32 load_scale(const u8 *scales, u64 row, const Shape
 #endif
 }
 
+// The sum over the warps of element `i` of [token][row].
+template <int TOKENS, int PITCH> __device__ __forceinline__ float sum_of_warps(const float *all, int i, int rows) {
+    float sum = 0;
+#pragma unroll
+    for (int v = 0; v < WARPS; v++)
+        sum += all[(v * TOKENS + i / rows) * PITCH + i % rows];
+    return sum;
+}
+
 template <typename C, int TOKENS, int GROUPS, int DEPTH, bool IS_GATE>
 __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int kind, const void *residual,
                        int residual_type, int residual_stride, int y_type, float *partials, u32 *counters) {
     extern __shared__ __align__(128) u16 xs[];
-    __shared__ float scratch[32];
+    __shared__ float scratch[96];
     __shared__ bool is_last;
     typedef typename C::Operand T;
     const int PIECES = C::elements / 8, STEP = 4 * C::elements, TILES = TOKENS / 8;
     const int ROWS = 16 * GROUPS, OUT = IS_GATE ? ROWS / 2 : ROWS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     let_next_start();
-    int tile = blockIdx.x;
     const int n[3] = {w[0].n, IS_GATE ? 0 : w[1].n, IS_GATE ? 0 : w[2].n};
-    const int matrix = find(n, OUT, tile), split = blockIdx.y, first_row = tile * OUT;
-    const int all_steps = (x.k + STEP - 1) / STEP;
+    const int tiles = (n[0] + OUT - 1) / OUT + (n[1] + OUT - 1) / OUT + (n[2] + OUT - 1) / OUT;
+    const int split = blockIdx.y, all_steps = (x.k + STEP - 1) / STEP;
     const int from = (int)((long long)all_steps * split / shape.splits);
     const int to = (int)((long long)all_steps * (split + 1) / shape.splits);
     const int first_token = blockIdx.z * TOKENS, tokens = min(TOKENS, x.m - first_token);
 
     uint4 raw[DEPTH][GROUPS][2];
     u32 raw_scale[C::has_blocks ? DEPTH : 1][GROUPS][2];
-    auto request = [&](int d, int step) {
+    auto request = [&](int d, int step, int tile) {
+        const int matrix = find(n, OUT, tile), first_row = tile * OUT;
 #pragma unroll
-        for (int r = 0; r < GROUPS; r++)
+        for (int r = 0; r < GROUPS; r++) {
+            const int index = IS_GATE ? r / (GROUPS / 2) : matrix;
+            const u8 *data = index == 0 ? w[0].data : index == 1 ? w[1].data : w[2].data;
+            const u8 *scales = index == 0 ? w[0].block_scale : index == 1 ? w[1].block_scale : w[2].block_scale;
+            const int last = (matrix == 0 ? n[0] : matrix == 1 ? n[1] : n[2]) - 1;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const Weights &of = w[IS_GATE ? r / (GROUPS / 2) : matrix];
-                u64 row = min(first_row + (IS_GATE ? r % (GROUPS / 2) : r) * 16 + h * 8 + g, n[matrix] - 1);
-                raw[d][r][h] = load_stream(of.data + row * shape.pitch + (u64)step * 64 + t * 16);
+                u64 row = min(first_row + (IS_GATE ? r % (GROUPS / 2) : r) * 16 + h * 8 + g, last);
+                raw[d][r][h] = load_stream(data + row * shape.pitch + (u64)step * 64 + t * 16);
                 if (C::has_blocks)
-                    raw_scale[d][r][h] = load_scale(of.block_scale, row, shape, step, t);
+                    raw_scale[d][r][h] = load_scale(scales, row, shape, step, t);
             }
+        }
     };
 #pragma unroll
     for (int d = 0; d < DEPTH; d++)
         if (from + warp + d * WARPS < to)
-            request(d, from + warp + d * WARPS);
+            request(d, from + warp + d * WARPS, blockIdx.x);
 #if defined(ELEMENT_nf4)
     for (int i = threadIdx.x; i < 256; i += THREADS)
         nf4_pairs[i] = pair_from_f32<f16>(NF4_VALUES[i & 15], NF4_VALUES[i >> 4]);
 #endif
     wait_for_previous();
     // Rows lie half of all banks further, so that two rows' reads do not meet.
-    const int pitch = (to - from) * STEP + ((to - from) * STEP % 64 == 0 ? 32 : 0);
+    const int span = (to - from) * STEP, pitch = span + (span % 64 == 0 ? 32 : 0);
+    // The warps' sums, [warp][token][row], behind x.
+    const int SUM_PITCH = ROWS + 4;
+    float *all = (float *)(xs + tokens * pitch);
     float own_scale = 1;
-    if (x.is_row) {
+    // A single row never comes to the kernels for more.
+    if (TOKENS == 8 && x.is_row) {
         own_scale = stage_row<C>(x, from * STEP, to * STEP, xs, scratch);
     } else {
-        const int pieces = (to - from) * STEP / 8;
+        const int pieces = span / 8;
         for (int i = threadIdx.x; i < tokens * pieces; i += THREADS) {
             int token = i / pieces, piece = i % pieces, at = from * STEP + piece * 8;
             const u16 *source = (const u16 *)x.data + (u64)(first_token + token) * x.stride + at;
@@ -371,110 +419,117 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
     }
     __syncthreads();
 
-    float sums[GROUPS][TILES][4] = {};
-    for (int base = from + warp; base < to; base += WARPS * DEPTH) {
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        float sums[GROUPS][TILES][4] = {};
+        for (int base = from + warp; base - warp < to; base += WARPS * DEPTH) {
 #pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            const int step = base + d * WARPS;
-            if (step >= to)
-                break;
-            uint2 scales[C::has_blocks ? GROUPS : 1][2];
-            if constexpr (C::has_blocks)
+            for (int d = 0; d < DEPTH; d++) {
+                const int step = base + d * WARPS;
+                if (step < to) {
+                    uint2 scales[C::has_blocks ? GROUPS : 1][2];
+                    if constexpr (C::has_blocks)
 #pragma unroll
-                for (int r = 0; r < GROUPS; r++)
+                        for (int r = 0; r < GROUPS; r++)
 #pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        scales[r][h] = C::scale_of(raw_scale[d][r][h]);
+                            for (int h = 0; h < 2; h++)
+                                scales[r][h] = C::scale_of(raw_scale[d][r][h]);
 #pragma unroll
-            for (int piece = 0; piece < PIECES; piece++) {
-                uint4 b[TILES];
+                    for (int piece = 0; piece < PIECES; piece++) {
+                        uint4 b[TILES];
 #pragma unroll
-                for (int j = 0; j < TILES; j++) {
-                    const u16 *at = xs + (j * 8 + g) * pitch + ((step - from) * 4 * PIECES + piece * 4 + t) * 8;
-                    b[j] = j * 8 + g < tokens ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
-                }
+                        for (int j = 0; j < TILES; j++) {
+                            const u16 *at =
+                                xs + (j * 8 + g) * pitch + ((step - from) * 4 * PIECES + piece * 4 + t) * 8;
+                            b[j] = j * 8 + g < tokens ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
+                        }
 #pragma unroll
-                for (int r = 0; r < GROUPS; r++) {
-                    u32 upper[4], lower[4];
-                    C::decode(upper, raw[d][r][0], piece, C::has_blocks ? scales[r][0] : make_uint2(0, 0));
-                    C::decode(lower, raw[d][r][1], piece, C::has_blocks ? scales[r][1] : make_uint2(0, 0));
-                    u32 a[2][4] = {{upper[0], lower[0], upper[1], lower[1]}, {upper[2], lower[2], upper[3], lower[3]}};
+                        for (int r = 0; r < GROUPS; r++) {
+                            u32 upper[4], lower[4];
+                            C::decode(upper, raw[d][r][0], piece, C::has_blocks ? scales[r][0] : make_uint2(0, 0));
+                            C::decode(lower, raw[d][r][1], piece, C::has_blocks ? scales[r][1] : make_uint2(0, 0));
+                            u32 a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
+                                           {upper[2], lower[2], upper[3], lower[3]}};
 #pragma unroll
-                    for (int j = 0; j < TILES; j++) {
-                        multiply(sums[r][j], a[0], b[j].x, b[j].y, T());
-                        multiply(sums[r][j], a[1], b[j].z, b[j].w, T());
+                            for (int j = 0; j < TILES; j++) {
+                                multiply(sums[r][j], a[0], b[j].x, b[j].y, T());
+                                multiply(sums[r][j], a[1], b[j].z, b[j].w, T());
+                            }
+                        }
                     }
                 }
+                // Further along the row, or the next tile: its weights are on their way while sums are added up.
+                if (base - warp + WARPS * DEPTH < to) {
+                    if (step + WARPS * DEPTH < to)
+                        request(d, step + WARPS * DEPTH, tile);
+                } else if (tile + gridDim.x < tiles && from + warp + d * WARPS < to) {
+                    request(d, from + warp + d * WARPS, tile + gridDim.x);
+                }
             }
-            if (step + WARPS * DEPTH < to)
-                request(d, step + WARPS * DEPTH);
         }
-    }
-    // The warps' sums, [warp][token][row].
-    const int SUM_PITCH = ROWS + 4;
-    float *all = (float *)xs;
-    __syncthreads();
-#pragma unroll
-    for (int r = 0; r < GROUPS; r++)
-#pragma unroll
-        for (int j = 0; j < TILES; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                all[(warp * TOKENS + j * 8 + t * 2 + e % 2) * SUM_PITCH + r * 16 + g + e / 2 * 8] = sums[r][j][e];
-    __syncthreads();
-    const u64 region = ((u64)blockIdx.z * gridDim.x + blockIdx.x) * shape.splits;
-    for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS) {
-        float *at = all + i / ROWS * SUM_PITCH + i % ROWS, sum = 0;
-#pragma unroll
-        for (int v = 0; v < WARPS; v++)
-            sum += at[v * TOKENS * SUM_PITCH];
-        if (shape.splits == 1)
-            *at = sum;
-        else
-            partials[(region + split) * (TOKENS * ROWS) + i] = sum;
-    }
-    if (shape.splits > 1) {
-        __threadfence();
+        int in_matrix = tile;
+        const int matrix = find(n, OUT, in_matrix), first_row = in_matrix * OUT;
+        // Whoever is still adding up the tile before.
         __syncthreads();
-        if (threadIdx.x == 0) {
-            u32 *counter = counters + blockIdx.z * gridDim.x + blockIdx.x;
-            is_last = atomicAdd(counter, 1) == (u32)shape.splits - 1;
-            if (is_last)
-                *counter = 0;
+#pragma unroll
+        for (int r = 0; r < GROUPS; r++)
+#pragma unroll
+            for (int j = 0; j < TILES; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    all[(warp * TOKENS + j * 8 + t * 2 + e % 2) * SUM_PITCH + r * 16 + g + e / 2 * 8] = sums[r][j][e];
+        __syncthreads();
+        const u64 region = ((u64)blockIdx.z * tiles + tile) * shape.splits;
+        if (shape.splits > 1) {
+            for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS)
+                partials[(region + split) * (TOKENS * ROWS) + i] = sum_of_warps<TOKENS, SUM_PITCH>(all, i, ROWS);
+            __threadfence();
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                u32 *counter = counters + blockIdx.z * tiles + tile;
+                is_last = atomicAdd(counter, 1) == (u32)shape.splits - 1;
+                if (is_last)
+                    *counter = 0;
+            }
+            __syncthreads();
+            if (!is_last)
+                continue;
+            __threadfence();
         }
-        __syncthreads();
-        if (!is_last)
-            return;
-        __threadfence();
-        for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS) {
+        // One element of the result per thread; with a gate, from two sums.
+        auto total = [&](int token, int row) {
+            const int i = token * ROWS + row;
+            if (shape.splits == 1)
+                return sum_of_warps<TOKENS, SUM_PITCH>(all, i, ROWS);
             float sum = 0;
             for (int s = 0; s < shape.splits; s++)
                 sum += __ldcg(partials + (region + s) * (TOKENS * ROWS) + i);
-            all[i / ROWS * SUM_PITCH + i % ROWS] = sum;
+            return sum;
+        };
+        const float *row_scale = matrix == 0 ? w[0].row_scale : matrix == 1 ? w[1].row_scale : w[2].row_scale;
+        const float *bias = matrix == 0 ? w[0].bias : matrix == 1 ? w[1].bias : w[2].bias;
+        void *y = matrix == 0 ? w[0].y : matrix == 1 ? w[1].y : w[2].y;
+        const int rows = matrix == 0 ? n[0] : matrix == 1 ? n[1] : n[2];
+        for (int i = threadIdx.x; i < tokens * OUT; i += THREADS) {
+            int token = i / OUT, in_tile = i % OUT, row = first_row + in_tile;
+            if (row >= rows)
+                continue;
+            float of_token = (x.scale ? x.scale[first_token + token] : own_scale) * C::factor;
+            float value = total(token, in_tile) * of_token;
+            if (row_scale)
+                value *= row_scale[row];
+            if (bias)
+                value += bias[row];
+            value = activation(kind, value);
+            if (IS_GATE) {
+                float up = total(token, OUT + in_tile) * of_token;
+                if (w[1].row_scale)
+                    up *= w[1].row_scale[row];
+                value *= w[1].bias ? up + w[1].bias[row] : up;
+            }
+            if (residual)
+                value += load_one(residual, residual_type, (u64)(first_token + token) * residual_stride + row);
+            store_one(y, y_type, (u64)(first_token + token) * rows + row, value);
         }
-    }
-    __syncthreads();
-    const Weights &of = w[matrix];
-    for (int i = threadIdx.x; i < tokens * OUT; i += THREADS) {
-        int token = i / OUT, in_tile = i % OUT, row = first_row + in_tile;
-        if (row >= of.n)
-            continue;
-        float of_token = (x.scale ? x.scale[first_token + token] : own_scale) * C::factor;
-        float value = all[token * SUM_PITCH + in_tile] * of_token;
-        if (of.row_scale)
-            value *= of.row_scale[row];
-        if (of.bias)
-            value += of.bias[row];
-        value = activation(kind, value);
-        if (IS_GATE) {
-            float up = all[token * SUM_PITCH + OUT + in_tile] * of_token;
-            if (w[1].row_scale)
-                up *= w[1].row_scale[row];
-            value *= w[1].bias ? up + w[1].bias[row] : up;
-        }
-        if (residual)
-            value += load_one(residual, residual_type, (u64)(first_token + token) * residual_stride + row);
-        store_one(of.y, y_type, (u64)(first_token + token) * of.n + row, value);
     }
 }
 

@@ -2,7 +2,8 @@
 //
 // A warp owns an output row and reads it in 16-byte pieces, four in flight per lane and the next four requested before
 // these are used, across the end of the row too. x is normalised on the way into shared memory, so that no kernel has
-// to run for it. The first weights are requested before waiting for whoever computes x.
+// to run for it. The first weights are requested before waiting for whoever computes x. (Bringing more of them into the
+// second-level cache that early makes single products faster and whole models slower.)
 
 #define WARPS 16
 #define BATCH 4
@@ -47,31 +48,44 @@ __device__ void stage(const void *x, int type, int k, int norm_kind, const float
                       float *xs, float *scratch) {
     const int THREADS = WARPS * 32;
     float kept[KEPT];
-    float sum = 0;
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
         int i = threadIdx.x + j * THREADS;
         kept[j] = i < k ? load_one(x, type, i) : 0.0f;
-        sum += kept[j];
     }
     float mean = 0, inverse = 1;
     if (norm_kind) {
-        if (norm_kind == 1) {
-            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS)
-                sum += load_one(x, type, i);
-            mean = block_sum(sum, scratch) / k;
-        }
-        float squares = 0;
+        auto squares = [&](float about) {
+            float sum = 0;
 #pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            float centred = threadIdx.x + j * THREADS < k ? kept[j] - mean : 0.0f;
-            squares += centred * centred;
+            for (int j = 0; j < KEPT; j++) {
+                float centred = threadIdx.x + j * THREADS < k ? kept[j] - about : 0.0f;
+                sum += centred * centred;
+            }
+            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
+                float centred = load_one(x, type, i) - about;
+                sum += centred * centred;
+            }
+            return sum;
+        };
+        float variance;
+        if (norm_kind == 1) {
+            float sum = 0, count = 0;
+#pragma unroll
+            for (int j = 0; j < KEPT; j++) {
+                sum += kept[j];
+                count += threadIdx.x + j * THREADS < k;
+            }
+            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
+                sum += load_one(x, type, i);
+                count++;
+            }
+            float2 moments = block_moments(sum, count, squares, scratch);
+            mean = moments.x, variance = moments.y;
+        } else {
+            variance = block_sum(squares(0), scratch) / k;
         }
-        for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-            float centred = load_one(x, type, i) - mean;
-            squares += centred * centred;
-        }
-        inverse = 1.0f / sqrtf(block_sum(squares, scratch) / k + eps);
+        inverse = 1.0f / sqrtf(variance + eps);
     }
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
@@ -107,7 +121,7 @@ template <typename W>
 __device__ void gemv(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
                      Segments<W> s, int is_gate, int kind, const void *residual, int residual_type, int y_type) {
     extern __shared__ __align__(16) float xs[];
-    __shared__ float scratch[32];
+    __shared__ float scratch[96];
     let_next_start();
     const int COUNT = Lanes<W>::count;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -120,6 +134,13 @@ __device__ void gemv(const void *x, int type, int k, int norm_kind, const float 
 #pragma unroll
     for (int i = 0; i < BATCH; i++)
         next[i] = unit < rows && piece + 32 * i < pieces ? load_stream(row + (piece + 32 * i) * COUNT) : zero;
+#if HAS_OVERLAP
+    if (norm_kind && threadIdx.x * 32 < k) {
+        prefetch_line(gain + threadIdx.x * 32);
+        if (shift)
+            prefetch_line(shift + threadIdx.x * 32);
+    }
+#endif
     wait_for_previous();
     stage<COUNT>(x, type, k, norm_kind, gain, shift, eps, xs, scratch);
     float sum = 0, gate_sum = 0;

@@ -81,6 +81,11 @@ __device__ __forceinline__ uint4 load_stream(const void *address) {
     return v;
 }
 
+// Has a line of memory brought into the second-level cache.
+__device__ __forceinline__ void prefetch_line(const void *address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask >>= 1)
@@ -106,6 +111,32 @@ __device__ __forceinline__ float block_sum(float x, float *scratch) {
     for (int i = 0; i < warps; i++)
         sum += scratch[i];
     return sum;
+}
+
+// Mean and variance of what the block's threads hold, with one barrier: each warp by itself, exactly, then the warps'
+// (Chan et al. 1979). `squares(mean)` sums the squares of the thread's distances from `mean`; `scratch` holds 96 floats that nobody uses.
+template <typename F> __device__ __forceinline__ float2 block_moments(float sum, float count, F squares, float *scratch) {
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    sum = warp_sum(sum);
+    count = warp_sum(count);
+    const float own = warp_sum(squares(count > 0 ? sum / count : 0.0f));
+    if (threadIdx.x % 32 == 0) {
+        scratch[3 * warp] = sum;
+        scratch[3 * warp + 1] = count;
+        scratch[3 * warp + 2] = own;
+    }
+    __syncthreads();
+    float all = 0, total = 0, distance = 0;
+    for (int i = 0; i < warps; i++) {
+        all += scratch[3 * i];
+        total += scratch[3 * i + 1];
+    }
+    const float mean = all / total;
+    for (int i = 0; i < warps; i++) {
+        const float n = scratch[3 * i + 1], apart = n > 0 ? scratch[3 * i] / n - mean : 0.0f;
+        distance += scratch[3 * i + 2] + n * apart * apart;
+    }
+    return make_float2(mean, distance / total);
 }
 
 // The order of ActivationKind, behind 0 = none.

@@ -370,6 +370,7 @@ fn matrix_products() {
                         x: input,
                         norm: None,
                         rounding,
+                        is_rounded: false,
                         parts: &parts,
                         gate: None,
                         activation: kind,
@@ -469,11 +470,14 @@ fn products_with_everything_fused() {
                 };
                 let rows = dx.rows(m, k);
                 let scratch = scratch(&gpu, kernels, parts, &rows);
+                let is_rounded =
+                    round % 4 == 3 && kernels.round_rows(&rows, rounding, &matrices[0].0, &scratch).unwrap();
                 kernels
                     .linear(&LinearArgs {
                         x: rows,
                         norm: has_norm.then_some(FusedNorm { kind, weight: &dg, bias: Some(&ds), eps: 1e-6 }),
                         rounding,
+                        is_rounded,
                         parts,
                         gate: is_gate.then_some(ActivationKind::Silu),
                         activation: None,

@@ -385,6 +385,7 @@ impl Memory {
             x: self.rows(&x)?,
             norm: fused_norm,
             rounding: self.rounding(first),
+            is_rounded: false,
             parts: &parts,
             gate: gate_kind,
             activation,

@@ -109,3 +109,32 @@ pub(super) fn check(what: &'static str, code: CUresult) -> Result<(), CudaError>
         code => Err(CudaError::driver(what, code)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_one_sentence_that_says_what_was_found_and_what_is_needed() {
+        let name = "Tesla P100".to_owned();
+        let cases = [
+            (CudaError::NoDriver, ["no CUDA driver", "--device cpu"]),
+            (CudaError::DriverTooOld { got: 11_040 }, ["11.4", "at least 12.0"]),
+            (CudaError::NoDevice { index: 3, count: 2 }, ["device 3", "sees 2"]),
+            (
+                CudaError::DeviceTooOld { name, major: 6, minor: 0 },
+                ["Tesla P100 has compute capability 6.0", "7.5"],
+            ),
+            (CudaError::NoNvrtc { searched: 9 }, ["libnvrtc was not found", "pip install"]),
+            (
+                CudaError::OutOfMemory { needed_bytes: 4096, available_bytes: 1024 },
+                ["4096 bytes were asked for and 1024 are free", "a shorter context"],
+            ),
+        ];
+        for (error, expected) in cases {
+            let sentence = error.to_string();
+            assert!(expected.iter().all(|part| sentence.contains(part)), "{sentence}");
+            assert!(!sentence.contains(['\n', '{']) && !sentence.ends_with('.'), "{sentence}");
+        }
+    }
+}

@@ -30,6 +30,8 @@ pub struct LinearArgs<'a> {
     pub norm: Option<FusedNorm<'a>>,
     /// How `x` is rounded before it is multiplied with 8-bit weights.
     pub rounding: InputRounding,
+    /// Whether [`CudaKernels::round_rows`] did that already.
+    pub is_rounded: bool,
     /// The matrices, all of one format and with as many columns.
     pub parts: &'a [LinearPart<'a>],
     /// With two matrices of one shape: `y0 = f(w0 x) * (w1 x)`; nothing is written to `y1`.
@@ -170,7 +172,7 @@ impl CudaKernels {
                 got: parts.len(),
             });
         }
-        match self.route(first.w, x.rows) {
+        match self.route(first.w, x.rows, args.rounding) {
             Route::Vector => self.linear_vector(args),
             Route::Stream => self.linear_stream(args),
             Route::Tensor => self.linear_tensor(args),
@@ -180,7 +182,8 @@ impl CudaKernels {
 
     /// Whether [`CudaKernels::linear`] takes several such matrices or a gate at once, and a norm in front, for `m` rows.
     pub fn can_join(&self, w: &DeviceMatrix, m: usize, has_norm: bool) -> bool {
-        match self.route(w, m) {
+        // However the input is rounded: both ways for 8-bit weights of several rows join on Hopper, or none does.
+        match self.route(w, m, InputRounding::None) {
             Route::Vector => m == 1,
             Route::Stream => m == 1 || !has_norm,
             Route::Tensor => !has_norm && self.is_hopper(),
@@ -188,9 +191,14 @@ impl CudaKernels {
         }
     }
 
-    fn route(&self, w: &DeviceMatrix, m: usize) -> Route {
+    fn route(&self, w: &DeviceMatrix, m: usize, rounding: InputRounding) -> Route {
+        // Hopper's copy engine keeps more in flight than a stream of loads, if it can have the operands as they are.
+        let is_copied =
+            m > 1 && (self.is_hopper() && w.format.is_float() || self.multiplies_codes(w.format, rounding));
         if m == 1 && self.can_vector(w) {
             Route::Vector
+        } else if is_copied && self.can_tensor(w) {
+            Route::Tensor
         } else if self.can_stream(w, m) {
             Route::Stream
         } else if self.can_tensor(w) {
@@ -198,6 +206,34 @@ impl CudaKernels {
         } else {
             Route::Simt
         }
+    }
+
+    /// Rounds `x` to where [`CudaKernels::linear`] looks for it when it is told so, as the codes that tensor cores multiply;
+    /// false where it does not multiply codes.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`].
+    pub fn round_rows(
+        &self,
+        x: &DeviceRows<'_>,
+        rounding: InputRounding,
+        w: &DeviceMatrix,
+        scratch: &LinearScratch,
+    ) -> Result<bool> {
+        let takes_codes =
+            self.multiplies_codes(w.format, rounding) && self.route(w, x.rows, rounding) == Route::Tensor;
+        if takes_codes {
+            check::rows(OP, "x", x)?;
+            self.rounded(x, rounding, w.format, operand::RoundedTo::Codes, scratch)?;
+        }
+        Ok(takes_codes)
+    }
+
+    /// Whether codes are multiplied as they are.
+    fn multiplies_codes(&self, weights: Format, rounding: InputRounding) -> bool {
+        self.is_hopper()
+            && rounding != InputRounding::None
+            && matches!(weights, Format::Int8 | Format::Fp8E4m3)
     }
 
     /// What [`CudaKernels::linear`] needs to multiply `m` rows of `x_format` with one matrix.
@@ -208,7 +244,7 @@ impl CudaKernels {
         x_format: Format,
         rounding: InputRounding,
     ) -> ScratchSize {
-        let route = self.route(w, m);
+        let route = self.route(w, m, rounding);
         let pitch = w.k.next_multiple_of(16);
         let is_rounded = rounding != InputRounding::None;
         let in_place = x_format == tensor::operand_format(w) && w.k.is_multiple_of(8) && !is_rounded;

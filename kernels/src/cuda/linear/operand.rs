@@ -18,6 +18,14 @@ pub(super) struct Operand<'a> {
     pub(super) scales: Option<&'a DeviceBuffer<f32>>,
 }
 
+impl LinearScratch {
+    /// Codes of 8 bits that a kernel left here.
+    pub(super) fn rounded_rows(&self, cols: usize) -> Operand<'_> {
+        let pitch = cols.next_multiple_of(16);
+        Operand { data: &self.rows, offset_bytes: 0, pitch, scales: Some(&self.scales) }
+    }
+}
+
 /// What rounded rows are kept as; the kernel's codes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoundedTo {

@@ -13,17 +13,15 @@ use crate::format::Format;
 /// Sums of blocks that share rows, and how many of them are done.
 #[derive(Debug)]
 pub(in crate::cuda) struct StreamScratch {
-    partials: DeviceBuffer<f32>,
-    counters: DeviceBuffer<u32>,
+    pub(super) partials: DeviceBuffer<f32>,
+    pub(super) counters: DeviceBuffer<u32>,
 }
 
-const PARTIALS: usize = 8 << 20;
-const COUNTERS: usize = 1 << 16;
+pub(super) const PARTIALS: usize = 8 << 20;
+pub(super) const COUNTERS: usize = 1 << 16;
 const WARPS: usize = 8;
 /// Rows of `x` up to which weights are streamed.
 const MOST_ROWS: usize = 64;
-/// Shared memory for `x` that still lets two blocks live on a multiprocessor of any architecture since 8.0, or one.
-const X_BYTES: usize = 64 << 10;
 
 impl StreamScratch {
     pub(in crate::cuda) fn new(context: &Arc<Context>) -> crate::cuda::driver::Result<Self> {
@@ -62,7 +60,7 @@ impl CudaKernels {
     }
 
     pub(super) fn linear_stream(&self, args: &LinearArgs<'_>) -> Result<()> {
-        let LinearArgs { x, norm, rounding, parts, gate, activation, residual, scratch } = *args;
+        let LinearArgs { x, norm, rounding, parts, gate, activation, residual, scratch, .. } = *args;
         let first = &parts[0];
         let (w, m, k) = (first.w, x.rows, x.cols);
         let is_float = w.format.is_float();
@@ -93,22 +91,26 @@ impl CudaKernels {
         // 64 bytes of a row of codes.
         let step = if is_float { 32 } else { 512 / w.format.spec().code_bits };
         let steps = k.div_ceil(step);
-        // Blocks that share rows: so many that x fits, and that there is work for every multiprocessor.
         let rows_of_x = m.min(tokens);
-        let fitting = (steps * step * 2 * rows_of_x).div_ceil(X_BYTES);
-        let per_multiprocessor = if tokens >= 32 { 1 } else { 2 };
-        let wanted = (per_multiprocessor * self.context().multiprocessors()) / (tiles * token_tiles).max(1);
-        // A step for each warp at least; more blocks only add to what has to be summed up.
-        let most = (steps / (2 * WARPS)).max(1);
-        let most = most.min((PARTIALS / (tiles * token_tiles * tokens * rows)).max(1));
-        let splits = if tiles * token_tiles > COUNTERS { 1 } else { fitting.max(wanted.min(most)) };
+        let sum_bytes = WARPS * tokens * (rows + 4) * size_of::<f32>();
+        // Few rows leave room and registers for two blocks on a multiprocessor.
+        let residents = if tokens >= 32 { 1 } else { 2 };
+        let room = self.context().shared_memory_bytes() / residents - 2048;
+        let slots = residents * self.context().multiprocessors();
+        // Blocks that share rows: so many that x fits, and that there is work for every multiprocessor, with a step or
+        // two for each warp.
+        let shared_bytes = |splits: usize| (steps.div_ceil(splits) * step + 32) * 2 * rows_of_x + sum_bytes;
+        let fitting = (1..=steps).find(|splits| shared_bytes(*splits) <= room).unwrap_or(steps);
+        let items = tiles * token_tiles;
+        let most = (steps / (2 * WARPS)).min(PARTIALS / (items * tokens * rows)).max(1);
+        let splits = if items > COUNTERS { 1 } else { fitting.max((slots / items).min(most)) };
         if splits > 1 {
-            let partials = tiles * token_tiles * tokens * rows * splits;
-            check::at_most(OP, "partial sums", PARTIALS, partials)?;
+            check::at_most(OP, "partial sums", PARTIALS, items * tokens * rows * splits)?;
         }
-        let span = steps.div_ceil(splits) * step;
-        let x_bytes = (span + 32) * 2 * rows_of_x;
-        let shared_bytes = x_bytes.max(WARPS * tokens * (rows + 4) * size_of::<f32>());
+        // Blocks stay and take tiles in turns, as evenly as can be.
+        let rounds = tiles.div_ceil((slots / (splits * token_tiles)).max(1));
+        let across = tiles.div_ceil(rounds);
+        let shared_bytes = shared_bytes(splits);
         self.fits(OP, shared_bytes)?;
         let suffix = if gate.is_some() { "_gate" } else { "" };
         let name = format!("gemm_stream_{}_{tokens}{suffix}", code_name(w.format));
@@ -158,6 +160,6 @@ impl CudaKernels {
             .buffer(&self.sums.counters, 0);
         // SAFETY: blocks cover the rows of every matrix and the tokens, and drop those beyond; shapes were checked, the
         // shared memory is what the kernel lays out, and the partial sums fit.
-        Ok(unsafe { launch.submit([tiles, splits, token_tiles], WARPS * 32, shared_bytes, true) }?)
+        Ok(unsafe { launch.submit([across, splits, token_tiles], WARPS * 32, shared_bytes, true) }?)
     }
 }

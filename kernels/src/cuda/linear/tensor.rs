@@ -1,6 +1,7 @@
 //! Products of many rows on tensor cores. The kernels are in `gemm_hopper.cu` and `gemm_mma.cu`.
 
 use super::operand::{Operand, RoundedTo, widened_stride};
+use super::stream::{COUNTERS, PARTIALS};
 use super::{LinearArgs, LinearPart, OP};
 use crate::args::InputRounding;
 use crate::cuda::driver::{DeviceBuffer, DeviceMemory, Launch, TensorElement, TensorMap, TensorMaps};
@@ -9,7 +10,8 @@ use crate::error::Result;
 use crate::format::Format;
 
 const STEP_BYTES: usize = 128;
-const TILE_M: usize = 128;
+/// Rows of `x` up to which tiles are low.
+const LOW_ROWS: usize = 128;
 
 /// Weights as tensor cores read them.
 #[derive(Clone, Copy)]
@@ -36,13 +38,14 @@ impl CudaKernels {
     }
 
     pub(super) fn linear_tensor(&self, args: &LinearArgs<'_>) -> Result<()> {
-        let LinearArgs { x, rounding, parts, gate, scratch, .. } = *args;
+        let LinearArgs { x, rounding, is_rounded, parts, gate, scratch, .. } = *args;
         let w = parts[0].w;
-        let has_codes = self.is_hopper()
-            && rounding != InputRounding::None
-            && matches!(w.format, Format::Int8 | Format::Fp8E4m3);
-        if has_codes {
-            let x = self.rounded(&x, rounding, w.format, RoundedTo::Codes, scratch)?;
+        if self.multiplies_codes(w.format, rounding) {
+            let x = if is_rounded {
+                scratch.rounded_rows(x.cols)
+            } else {
+                self.rounded(&x, rounding, w.format, RoundedTo::Codes, scratch)?
+            };
             let matrices = parts.iter().map(|part| Matrix {
                 data: &part.w.data,
                 offset_bytes: 0,
@@ -102,19 +105,36 @@ impl CudaKernels {
         };
         let is_gate = gate.is_some();
         let joined = if is_gate { &parts[..1] } else { parts };
-        let tiles = |width: usize, blocks: usize| -> usize {
+        let tiles = |height: usize, width: usize| -> usize {
             let cols = if is_gate { width / 2 } else { width };
             let across: usize = joined.iter().map(|part| part.w.n.div_ceil(cols)).sum();
-            m.div_ceil(TILE_M * blocks) * across
+            m.div_ceil(height) * across
         };
         // Pairs of blocks and wide tiles read least, but only if they leave few multiprocessors without work: a narrow tile
         // takes a bit more than half as long.
         let multiprocessors = self.context().multiprocessors();
-        let wide_rounds = tiles(256, 2).div_ceil(multiprocessors / 2);
-        let narrow_rounds = tiles(128, 1).div_ceil(multiprocessors);
-        let is_wide = m > TILE_M && 20 * wide_rounds <= 11 * narrow_rounds;
-        let (width, blocks) = if is_wide { (256, 2) } else { (128, 1) };
-        let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, TILE_M)?;
+        let wide_rounds = tiles(256, 256).div_ceil(multiprocessors / 2);
+        let narrow_rounds = tiles(128, 128).div_ceil(multiprocessors);
+        let is_wide = m > 128 && 20 * wide_rounds <= 11 * narrow_rounds;
+        // Few rows are bound by the weights' way from memory: low tiles leave room for the next kernel to begin.
+        let (height, width, blocks, groups) = if m <= LOW_ROWS {
+            (64, 128, 1, 1)
+        } else if is_wide {
+            (256, 256, 2, 2)
+        } else {
+            (128, 128, 1, 2)
+        };
+        // Too few narrow tiles: several blocks share each, a stretch of four steps at least.
+        let (count, steps) = (tiles(height, width), (k * kind.size_bytes()).div_ceil(STEP_BYTES));
+        let fits = |splits: usize| {
+            count * 8 <= COUNTERS && count * splits * 128 * width <= PARTIALS && splits <= (steps / 4).max(1)
+        };
+        let splits = if is_wide {
+            1
+        } else {
+            (1..=multiprocessors / count).rev().find(|splits| fits(*splits)).unwrap_or(1)
+        };
+        let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, 64 * groups)?;
         let mut maps = [map_x; 4];
         let mut memory: Vec<&dyn DeviceMemory> = vec![x.data];
         for (map, (matrix, part)) in maps[1..].iter_mut().zip(matrices.iter().zip(parts)) {
@@ -123,11 +143,11 @@ impl CudaKernels {
             memory.push(matrix.data);
         }
         let suffix = if is_gate { "_gate" } else { "" };
-        let name = format!("gemm_hopper_{element}_{width}{suffix}");
+        let name = format!("gemm_hopper_{element}_{height}{suffix}");
         let mut launch = Launch::new(&self.stream, self.function("gemm_hopper.cu", &name)?)
             .maps(Box::new(TensorMaps(maps)), &memory)
             .int(m)
-            .int((k * kind.size_bytes()).div_ceil(STEP_BYTES));
+            .int(steps);
         for index in 0..3 {
             launch = launch.int(joined.get(index).map_or(0, |part| part.w.n));
         }
@@ -147,14 +167,22 @@ impl CudaKernels {
             .optional(x.scales)
             .int(float_code(parts[0].y.format))
             .int(activation_code(gate.or(activation)))
-            .residual(residual.as_ref());
-        let stages = 4 * (TILE_M + 256) / (TILE_M + width);
-        let shared_bytes = stages * ((TILE_M + width) * STEP_BYTES + 16) + 8 * 16 * 40 * size_of::<f32>();
+            .residual(residual.as_ref())
+            .int(splits)
+            .buffer(&self.sums.partials, 0)
+            .buffer(&self.sums.counters, 0)
+            // Widened ones come from the kernel in front.
+            .int(usize::from(
+                matrices.iter().zip(parts).all(|(matrix, part)| std::ptr::addr_eq(matrix.data, &part.w.data)),
+            ));
+        let stages = if groups == 1 { 4 } else { 4 * (128 + 256) / (128 + width) };
+        let stage_bytes = (64 * groups + width) * STEP_BYTES + 16;
+        let shared_bytes = stages * stage_bytes + groups * 64 * 40 * size_of::<f32>();
         self.fits(OP, shared_bytes)?;
-        let grid = (multiprocessors / blocks).min(tiles(width, blocks)) * blocks;
+        let grid = (multiprocessors / blocks).min(count * splits) * blocks;
         // SAFETY: blocks take existing tiles in turns; maps describe the operands and whatever lies beyond is neither read
         // nor written; `linear` checked the shapes, and the shared memory is what the kernel lays out.
-        Ok(unsafe { launch.submit([grid, 1, 1], 384, shared_bytes, true) }?)
+        Ok(unsafe { launch.submit([grid, 1, 1], 128 + 128 * groups, shared_bytes, true) }?)
     }
 
     fn linear_mma(

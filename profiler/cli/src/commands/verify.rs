@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use joulewise_engine::{ActivationMode, ModelGraph, Op, PrecisionPlan};
+use joulewise_kernels::format::Format;
 use joulewise_models::golden::{Golden, Verification};
 
 use crate::options::ModelOptions;
@@ -38,8 +39,14 @@ impl Verify {
         };
         let bound = self.bound.unwrap_or_else(|| explained_nmse(opened.session.graph(), &opened.plan));
         let bar = output::progress("verify", golden.len() as u64);
-        let verification = golden.verify(&mut opened.session, bound, |done| bar.set_position(done as u64))?;
+        let mut verification =
+            golden.verify(&mut opened.session, bound, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
+        // Rounded weights may choose another word where two are about as likely: shown, but no failure.
+        let formats = opened.plan.weight_formats(opened.session.graph());
+        if formats.iter().any(|format| *format != Format::F32) {
+            verification.passed = verification.worst_nmse <= verification.bound;
+        }
         if self.json {
             output::json(&verification)?;
         } else {

@@ -10,7 +10,7 @@ use joulewise_kernels::cpu::{CpuKernels, ThreadPool};
 use joulewise_kernels::cuda::driver::{Context, CubinCache, DeviceBuffer, Event, Stream};
 use joulewise_kernels::cuda::peer::CublasLt;
 use joulewise_kernels::cuda::{CudaKernels, DeviceMatrix, DeviceRows, LinearArgs, LinearPart, LinearScratch};
-use joulewise_kernels::format::Format;
+use joulewise_kernels::format::{EncodedMatrix, Format};
 use joulewise_models::synthetic;
 use serde::Serialize;
 
@@ -62,6 +62,8 @@ struct Table {
 /// `[n, k]` of Mistral-7B's products.
 const LAYERS: [(usize, usize); 4] = [(4096, 4096), (6144, 4096), (14336, 4096), (4096, 14336)];
 const FEW_ROWS: [usize; 5] = [8, 16, 32, 64, 128];
+/// Rows that are made up; matrices repeat them.
+const BLOCK_ROWS: usize = 256;
 /// Weights that are read in turns, in all: twice what the largest second-level caches hold.
 const ROTATED_BYTES: usize = 256 << 20;
 
@@ -222,24 +224,30 @@ impl Gpu {
         (m, n, k): (usize, usize, usize),
     ) -> Result<Row> {
         let context = self.kernels.context();
-        let first = matrix(context, format, n, k)?;
+        let block = format.encode(&random(BLOCK_ROWS * k), BLOCK_ROWS, k)?;
+        let first = matrix(context, &block, n)?;
         let copies = (ROTATED_BYTES / first.size_bytes().max(1)).clamp(1, 64);
         let mut weights = vec![first];
         for _ in 1..copies {
-            weights.push(matrix(context, format, n, k)?);
+            weights.push(matrix(context, &block, n)?);
         }
         let float = if format == Format::Bf16 { Format::Bf16 } else { Format::F16 };
-        let x = DeviceBuffer::from_slice(context, &float.encode(&random(m * k), m, k)?.data)?;
+        let block = float.encode(&random(BLOCK_ROWS * k), BLOCK_ROWS, k)?.data;
+        let x: Vec<u8> = block.into_iter().cycle().take(m * k * 2).collect();
+        let x = DeviceBuffer::from_slice(context, &x)?;
         let y = DeviceBuffer::<u8>::zeros(context, m * n * 4)?;
         let rows = |data, cols| DeviceRows { data, format: float, offset: 0, rows: m, cols, stride: cols };
         let size = self.kernels.scratch_size(&weights[0], m, float, rounding);
         let scratch = LinearScratch::new(context, size)?;
+        // The library is given codes, too.
+        let is_rounded = self.kernels.round_rows(&rows(&x, k), rounding, &weights[0], &scratch)?;
         let ours = self.time(weights.len(), &|i| {
             let parts = [LinearPart { w: &weights[i], bias: None, y: rows(&y, n) }];
             self.kernels.linear(&LinearArgs {
                 x: rows(&x, k),
                 norm: None,
                 rounding,
+                is_rounded,
                 parts: &parts,
                 gate: None,
                 activation: None,
@@ -257,7 +265,7 @@ impl Gpu {
         Ok(Row::new(kernel, (m, n, k), ours, bytes, peer))
     }
 
-    /// The same product in cuBLASLt, without the rounding of its input; `None` for shapes it does not take.
+    /// The same product in cuBLASLt; `None` for shapes it does not take.
     fn peer_time(
         &self,
         peer: &CublasLt,
@@ -267,9 +275,8 @@ impl Gpu {
         let Ok(product) = peer.product(format, m, n, k) else { return Ok(None) };
         let context = self.kernels.context();
         let operand = |rows: usize| -> Result<DeviceBuffer<u8>> {
-            let block = random_rows(format, k)?;
-            let data: Vec<u8> =
-                block.iter().copied().cycle().take(rows * format.spec().code_bytes(k)).collect();
+            let block = format.encode(&random(BLOCK_ROWS * k), BLOCK_ROWS, k)?.data;
+            let data: Vec<u8> = block.into_iter().cycle().take(rows * format.spec().code_bytes(k)).collect();
             Ok(DeviceBuffer::from_slice(context, &data)?)
         };
         let copies = (ROTATED_BYTES / (n * format.spec().code_bytes(k))).clamp(1, 64);
@@ -310,7 +317,7 @@ impl Gpu {
 /// What memory delivers to a kernel that only reads, in bytes per second.
 fn read_bandwidth(kernels: &CudaKernels) -> Result<f64> {
     let context = kernels.context();
-    let x = DeviceBuffer::<f32>::from_slice(context, &random(1 << 28))?;
+    let x = DeviceBuffer::<f32>::from_slice(context, &random(1 << 20).repeat(1 << 8))?;
     let out = DeviceBuffer::<f32>::zeros(context, 1 << 14)?;
     let stream = kernels.stream();
     let (begin, end) = (Event::new(context)?, Event::new(context)?);
@@ -334,21 +341,14 @@ pub(super) fn ceilings() -> Option<(f64, f64)> {
     Some((bandwidth, row.tflops * 1e12))
 }
 
-/// 256 rows of random numbers.
-fn random_rows(format: Format, k: usize) -> Result<Vec<u8>> {
-    Ok(format.encode(&random(256 * k), 256, k)?.data)
-}
-
 /// A matrix of random numbers; rows repeat, which no kernel notices.
-fn matrix(context: &Arc<Context>, format: Format, n: usize, k: usize) -> Result<DeviceMatrix> {
-    let matrix = DeviceMatrix::zeros(context, format, n, k)?;
-    let rows = 256.min(n);
-    let block = format.encode(&random(rows * k), rows, k)?;
-    for first in (0..n).step_by(rows) {
-        if first + rows > n {
-            bail!("the bench's matrices have a multiple of 256 rows, not {n}");
-        }
-        matrix.write_rows(first, &block)?;
+fn matrix(context: &Arc<Context>, block: &EncodedMatrix, n: usize) -> Result<DeviceMatrix> {
+    if !n.is_multiple_of(BLOCK_ROWS) {
+        bail!("the bench's matrices have a multiple of {BLOCK_ROWS} rows, not {n}");
+    }
+    let matrix = DeviceMatrix::zeros(context, block.format, n, block.k)?;
+    for first in (0..n).step_by(BLOCK_ROWS) {
+        matrix.write_rows(first, block)?;
     }
     Ok(matrix)
 }
