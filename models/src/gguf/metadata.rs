@@ -128,9 +128,9 @@ impl Metadata {
     pub(super) fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.values.get(key) {
             None => Ok(None),
-            Some(Value::Float(value)) => Ok(Some(*value)),
+            Some(Value::Float(value)) if value.is_finite() => Ok(Some(*value)),
             Some(Value::Unsigned(value)) => Ok(Some(*value as f64)),
-            Some(_) => Err(self.wrong(key, "a number")),
+            Some(_) => Err(self.wrong(key, "a finite number")),
         }
     }
 
@@ -179,7 +179,11 @@ impl Metadata {
             Value::Float(value) => value,
             _ => f64::NAN,
         });
-        Ok(Some(numbers.collect()))
+        let numbers: Vec<f64> = numbers.collect();
+        if numbers.iter().any(|number| number.is_nan()) {
+            return Err(self.wrong(key, "a list of numbers"));
+        }
+        Ok(Some(numbers))
     }
 
     /// The error for a value that cannot be what it is.

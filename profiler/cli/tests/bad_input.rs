@@ -73,6 +73,101 @@ fn damaged_gguf_files() {
     assert_eq!(joulewise(&["generate", model, "the cat"]).code, 0);
 }
 
+/// A file whose metadata lies, in numbers that are there and in texts that are too long to be what they claim.
+#[test]
+fn lying_gguf_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let model = path.to_str().unwrap();
+    let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tests/gguf/llama-llama3.gguf");
+    let whole = fs::read(whole).unwrap();
+    let find = |text: &str| whole.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap();
+    // Behind a key come four bytes of type and the value.
+    let with = |key: &str, offset: usize, value: &[u8]| {
+        let (mut file, at) = (whole.clone(), find(key) + key.len() + offset);
+        file[at..at + value.len()].copy_from_slice(value);
+        file
+    };
+    let most = u32::MAX.to_le_bytes();
+    for (key, value) in [
+        ("llama.block_count", most),
+        ("llama.embedding_length", most),
+        ("llama.feed_forward_length", most),
+        ("llama.attention.head_count", most),
+        ("llama.attention.head_count", [0; 4]),
+        ("llama.attention.head_count_kv", [0; 4]),
+        ("llama.attention.layer_norm_rms_epsilon", f32::NAN.to_le_bytes()),
+        ("llama.rope.freq_base", f32::NAN.to_le_bytes()),
+    ] {
+        fs::write(&path, with(key, 4, &value)).unwrap();
+        let sentence = refused(&["generate", model, "the cat"]);
+        assert!(sentence.len() < 500, "{key}: {sentence}");
+    }
+    // A list of 2^61 tokens, a text of 2^63 bytes, a key of 2^40.
+    let list = with("tokenizer.ggml.tokens", 8, &(1u64 << 61).to_le_bytes());
+    let text = with("tokenizer.ggml.model", 4, &(1u64 << 63).to_le_bytes());
+    let mut key = whole.clone();
+    key[24..32].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    // As many tensors, and as many pairs, as 64 bits count.
+    let (mut tensors, mut pairs) = (whole.clone(), whole.clone());
+    tensors[8..16].fill(0xFF);
+    pairs[16..24].fill(0xFF);
+    for file in [list, text, key, tensors, pairs] {
+        fs::write(&path, file).unwrap();
+        assert!(refused(&["generate", model, "the cat"]).contains("is not a readable GGUF file"));
+    }
+    // A megabyte of one letter where a name of an architecture is due.
+    let (at, bomb) = (find("general.architecture") + 24, "x".repeat(1 << 20));
+    let length = u64::from_le_bytes(*whole[at..].first_chunk().unwrap()) as usize;
+    let size = (bomb.len() as u64).to_le_bytes();
+    let file = [&whole[..at], &size, bomb.as_bytes(), &whole[at + 8 + length..]].concat();
+    fs::write(&path, file).unwrap();
+    assert!(refused(&["generate", model, "the cat"]).len() < 500);
+}
+
+/// Sizes that no file holds, in the header of a quantized checkpoint.
+#[test]
+fn lying_quantized_models() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let model = out.to_str().unwrap();
+    let written = joulewise(&["quantize", "demo:gpt2", "--strategy", "nvfp4", "--out", model]);
+    assert_eq!(written.code, 0, "{}", written.stderr);
+    let path = out.join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+    let run = ["generate", model, "The film", "--strategy", "nvfp4", "--device", "cpu"];
+    let with = |tensor: &str, key: &str, value: serde_json::Value| {
+        let mut header = header.clone();
+        header[tensor][key] = value;
+        let header = header.to_string();
+        let size = (header.len() as u64).to_le_bytes();
+        fs::write(&path, [&size, header.as_bytes(), &whole[8 + length..]].concat()).unwrap();
+        refused(&run)
+    };
+    let name = |part: &str| format!("transformer.h.0.mlp.c_fc.{part}");
+    let huge = serde_json::json!([u64::MAX, 2]);
+    for part in ["weight_packed", "weight_scale", "weight_global_scale"] {
+        assert!(with(&name(part), "shape", huge.clone()).contains("model.safetensors"));
+        assert!(with(&name(part), "dtype", "F64".into()).contains("model.safetensors"));
+        assert!(
+            with(&name(part), "data_offsets", serde_json::json!([0, 1u64 << 60]))
+                .contains("model.safetensors")
+        );
+    }
+    // Scales of the matrix and of its blocks that are no numbers.
+    for (part, bytes) in
+        [("weight_global_scale", &[0xFF; 4][..]), ("weight_global_scale", &[0; 4]), ("weight_scale", &[0x7F])]
+    {
+        let offset = header[name(part)]["data_offsets"][0].as_u64().unwrap() as usize;
+        let (mut file, at) = (whole.clone(), 8 + length + offset);
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, file).unwrap();
+        assert!(refused(&run).contains("transformer.h.0.mlp.c_fc"), "{part}");
+    }
+}
+
 #[test]
 fn quantized_models() {
     let directory = tempfile::tempdir().unwrap();
