@@ -2,10 +2,10 @@
 WikiText-2 perplexity, as Markdown. Nothing is timed, so the machine may be busy.
 
     cargo build --release
-    python benches/quality.py target/release/joulewise MODELS DATA > benches/record/MACHINE/quality.md
+    python benches/quality.py target/release/joulewise MODELS DATA [MODEL...] > benches/record/MACHINE/quality.md
 
-MODELS and DATA are the directories of checkpoints and data sets; models that are not there are left out. `int8` is
-calibrated on training or validation text.
+MODELS and DATA are the directories of checkpoints and data sets; models that are not there, or not among those named,
+are left out. `int8` is calibrated on training or validation text.
 """
 
 import json
@@ -14,15 +14,15 @@ import platform
 import subprocess
 import sys
 
-STRATEGIES = ["fp32", "bf16", "fp16", "int8-dynamic", "int8", "int8-weight", "fp8", "fp8-weight", "fp8-e5m2-weight",
-              "int4", "nf4", "mxfp4", "nvfp4"]
+STRATEGIES = ["fp32", "int8-dynamic", "fp8", "int4", "mxfp4", "nvfp4", "nf4", "int8", "int8-weight", "fp8-weight",
+              "fp8-e5m2-weight", "bf16", "fp16"]
 # Model, task, data, calibration text, and whether a larger score is better.
 CASES = [
     ("distilbert-sst2", "sst2", "sst2/dev.tsv", "sst2/train.tsv", True),
     ("distilbert-sst2-mini", "sst2", "sst2/dev.tsv", "sst2/train.tsv", True),
     ("minilm-l6", "stsb", "stsb/stsb-en-test.csv", "stsb/stsb-en-train.csv", True),
-    ("gpt2-wikitext2-mini", "wikitext2", "wikitext-2/test.txt", "wikitext-2/valid.txt", False),
     ("gpt2-wikitext2", "wikitext2", "wikitext-2/test.txt", "wikitext-2/valid.txt", False),
+    ("gpt2-wikitext2-mini", "wikitext2", "wikitext-2/test.txt", "wikitext-2/valid.txt", False),
 ]
 
 
@@ -49,7 +49,7 @@ def row(strategy, report, reference, larger_is_better):
     return f"| {strategy} | {score} | {change} | {report['weight_bytes'] / 1e6:.2f} MB | {share:.3f} |"
 
 
-def main(program, models, data):
+def main(program, models, data, *names):
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE, text=True).stdout.strip()
     processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
                      platform.machine())
@@ -57,7 +57,7 @@ def main(program, models, data):
           "keep 16 bits under strategies of 8 and 4.", flush=True)
     for model, task, file, text, larger_is_better in CASES:
         directory, file = pathlib.Path(models) / model, pathlib.Path(data) / file
-        if not directory.exists() or not file.exists():
+        if (names and model not in names) or not directory.exists() or not file.exists():
             continue
         reference = None
         for strategy in STRATEGIES:
@@ -69,4 +69,4 @@ def main(program, models, data):
             print(row(strategy, report, reference, larger_is_better), flush=True)
 
 
-main(*sys.argv[1:4])
+main(*sys.argv[1:])
