@@ -80,13 +80,18 @@ pub fn classes_of(parts: &[Part], apart: &[String], caches: &[u64]) -> Vec<Class
         let is_warm = class.cold_bytes > 0.0 && class.cold_bytes < CACHE_MARGIN * flooded.unwrap_or(0.0);
         class.companion = largest.filter(|&largest| is_warm && largest != index);
     }
-    // The largest class keeps the second largest company.
+    // The largest class is kept company by the second largest, that one by the third. Were it by the largest, both classes
+    // would only ever run together, and nothing could tell them apart.
     if let Some(largest) = largest
         && classes[largest].cold_bytes < CACHE_MARGIN * flooded.unwrap_or(0.0)
     {
-        let others = (0..classes.len()).filter(|&index| index != largest);
-        classes[largest].companion =
-            others.max_by(|&a, &b| classes[a].cold_bytes.total_cmp(&classes[b].cold_bytes));
+        let mut others: Vec<usize> =
+            (0..classes.len()).filter(|&i| i != largest && classes[i].cold_bytes > 0.0).collect();
+        others.sort_by(|&a, &b| classes[b].cold_bytes.total_cmp(&classes[a].cold_bytes));
+        if let Some(&second) = others.first() {
+            classes[largest].companion = Some(second);
+            classes[second].companion = others.get(1).copied();
+        }
     }
     classes
 }
@@ -113,6 +118,7 @@ pub(crate) fn sample_of_equals(parts: &[Part]) -> Vec<ModuleId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::regression::{Observation, Regression};
     use joulewise_engine::Cost;
 
     fn part(id: u32, path: &str, kind: ModuleKind, weight_bytes: u64) -> Part {
@@ -156,8 +162,52 @@ mod tests {
             classes_of(&parts(), &[], caches).iter().map(|class| class.companion).collect()
         };
         assert_eq!(companions(&[700]), [None, None, Some(1), Some(1)]);
-        assert_eq!(companions(&[700, 1000, 4000]), [None, Some(2), Some(1), Some(1)]);
+        assert_eq!(companions(&[700, 1000, 4000]), [None, Some(2), Some(3), Some(1)]);
         assert_eq!(companions(&[2000]), [None; 4]);
         assert_eq!(companions(&[10]), [None; 4]);
+    }
+
+    /// Whether the trials of all classes, each with its company, can tell what each class costs.
+    fn are_told_apart(classes: &[Class]) -> bool {
+        let observations: Vec<Observation> = (0..3)
+            .flat_map(|block| {
+                let row = move |extra: &[usize]| Observation {
+                    counts: (0..classes.len())
+                        .map(|class| if extra.contains(&class) { 3.0 } else { 1.0 })
+                        .collect(),
+                    response: classes.len() as f64 + 2.0 * extra.len() as f64,
+                    sampling_sd: 0.0,
+                    block,
+                };
+                let with_company = |class: usize| {
+                    row(&[Some(class), classes[class].companion].into_iter().flatten().collect::<Vec<_>>())
+                };
+                std::iter::once(row(&[])).chain((0..classes.len()).map(with_company)).collect::<Vec<_>>()
+            })
+            .collect();
+        Regression::fit(&observations, 0, 0).is_some()
+    }
+
+    #[test]
+    fn whatever_the_cache_company_leaves_classes_apart() {
+        let kinds = [
+            ModuleKind::Embedding,
+            ModuleKind::QkvProjection,
+            ModuleKind::OutputProjection,
+            ModuleKind::MlpUp,
+            ModuleKind::MlpDown,
+            ModuleKind::Norm,
+        ];
+        // Sizes as in a model, all alike, and one large class among small ones; fewer classes, too.
+        for sizes in [[90, 300, 100, 400, 400, 0], [100; 6], [10, 10, 1000, 10, 10, 10]] {
+            for n in 2..=sizes.len() {
+                let parts: Vec<Part> =
+                    (0..n).map(|i| part(i as u32, &format!("m{i}"), kinds[i], sizes[i])).collect();
+                for cache in (0..40).map(|step| 10 << (step / 4) | step) {
+                    let classes = classes_of(&parts, &[], &[cache]);
+                    assert!(are_told_apart(&classes), "{n} of {sizes:?} with {cache} bytes of cache");
+                }
+            }
+        }
     }
 }

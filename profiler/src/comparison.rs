@@ -95,7 +95,7 @@ impl<'a> Figure<'a> {
 
 /// Compares two profiles, phase by phase: those of one name and shape, of the same place in the list of models.
 pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
-    let mut phases = Vec::new();
+    let (mut phases, mut attributions) = (Vec::new(), Vec::new());
     for (a, b) in first.models.iter().zip(&second.models) {
         for old in &a.phases {
             let same = |other: &&PhaseProfile| {
@@ -115,10 +115,18 @@ pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
             };
             let shape = format!("batch {}, {} tokens", old.batch, old.tokens);
             let name = format!("{model} {} ({precisions}, {shape})", old.name);
+            if old.attribution != new.attribution {
+                attributions.push(format!(
+                    "{name}: parts are attributed by {} and by {}, whose differences are no change",
+                    old.attribution.name(),
+                    new.attribution.name()
+                ));
+            }
             phases.push(PhaseComparison { name, rows: rows(old, new) });
         }
     }
-    ProfileComparison { notes: notes(first, second, phases.is_empty()), phases }
+    let notes = [notes(first, second, phases.is_empty()), attributions].concat();
+    ProfileComparison { notes, phases }
 }
 
 fn notes(first: &Profile, second: &Profile, is_empty: bool) -> Vec<String> {

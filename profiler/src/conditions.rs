@@ -105,9 +105,13 @@ impl Look {
         let duration_s = self.time_s - earlier.time_s;
         let since = |now: Option<f64>, before: Option<f64>| now.zip(before).map(|(now, before)| now - before);
         if duration_s >= SHORTEST_S {
-            let foreign_s = since(self.busy_s, earlier.busy_s).zip(since(self.own_s, earlier.own_s));
-            // Both ends of the machine's count are known to a tick.
-            let foreign = foreign_s.map(|(all_s, own_s)| (all_s - own_s - 2.0 * TICK_S) / duration_s);
+            let busy_s = since(self.busy_s, earlier.busy_s);
+            let foreign = busy_s.zip(since(self.own_s, earlier.own_s)).map(|(busy_s, own_s)| {
+                // The machine's count is of ticks that found a core busy: a sample, whose standard deviation is at most
+                // half the root of their number, and both ends are known to a tick.
+                let doubt_s = TICK_S * (2.0 + 3.0 * 0.5 * (busy_s / TICK_S).max(0.0).sqrt());
+                (busy_s - own_s - doubt_s) / duration_s
+            });
             if foreign.is_some_and(|cores| cores > FOREIGN_CORES) {
                 flags.push(format!("other processes kept more than {FOREIGN_CORES} cores busy"));
             }

@@ -264,6 +264,14 @@ impl EnergyMeter {
         }
     }
 
+    /// Watches the machine at rest for `duration_s`, or as long as the slowest sensor needs.
+    pub fn rest(&self, duration_s: f64) -> Measurement {
+        let slowest_s = self.infos.iter().map(|info| info.update_period_s).fold(0.0, f64::max);
+        let window = self.begin();
+        self.clock.wait_until(self.clock.now_s() + duration_s.max(4.0 * slowest_s));
+        self.end(window)
+    }
+
     /// Closes a window, waits until every sensor has told of its end, and says what it held.
     pub fn end(&self, window: Window) -> Measurement {
         let closed = self.close(window);

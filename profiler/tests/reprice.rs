@@ -8,6 +8,7 @@ mod simulation;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use joulewise_profiler::alignment::align;
 use joulewise_profiler::clock::{self, Clock, SimulatedClock};
@@ -139,4 +140,50 @@ fn a_log_that_counts_from_its_own_begin_is_aligned_by_the_load() {
     let recording = Recording::open(&path, &options).unwrap();
     assert!(align(&repriced, &recording, None).is_err());
     assert!(align(&repriced, &recording, Some("gpi0")).unwrap_err().to_string().contains("it has: none"));
+}
+
+#[test]
+fn a_digital_line_aligns_a_recording_to_its_samples() {
+    let clock = SimulatedClock::new();
+    clock.wait_until(5.0);
+    let device = SimulatedDevice::on(clock.clone(), IDLE_W);
+    let mut protocol = Protocol::quick();
+    protocol.trials = 2;
+    protocol.max_trials = 2;
+    protocol.marker = true;
+    // Wired to the meter's digital input: it sees every level when it is set.
+    let edges: Arc<Mutex<Vec<(f64, bool)>>> = Arc::default();
+    let (wire, time) = (Arc::clone(&edges), clock.clone());
+    let sensor = SimulatedSensor::counter(&device, 1e-3);
+    let meter = EnergyMeter::simulated(&clock, vec![Box::new(sensor)]).marking(Box::new(move |level| {
+        wire.lock().unwrap().push((time.now_s(), level));
+        Ok(())
+    }));
+    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+    let mut measured = Profile::new(&meter, MeteredDevice::Cpu, protocol.clone());
+    measured.add_model(ModelSummary::default(), "simulated device");
+    let mut workload = SimulatedWorkload::new(&device);
+    measured.put_phase(profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap());
+    // What the meter would export, on a clock of its own that began at 4.321 s.
+    let begin_s = 4.321;
+    let edges = edges.lock().unwrap();
+    let mut text = "time,power,gpi0\n".to_owned();
+    let mut at_s = begin_s + STEP_S;
+    while at_s <= clock.now_s() + 0.3 {
+        let power_w = (device.energy_j(at_s) - device.energy_j(at_s - STEP_S)) / STEP_S;
+        let level = edges.iter().rev().find(|(edge_s, _)| *edge_s <= at_s).is_some_and(|(_, level)| *level);
+        text += &format!("{:.7},{power_w},{}\n", at_s - begin_s, u8::from(level));
+        at_s += STEP_S;
+    }
+    assert_eq!(edges.len(), 16, "eight pulses");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("export.csv");
+    fs::write(&path, text).unwrap();
+    let mut recording = Recording::open(&path, &PowerLogOptions::default()).unwrap();
+    let alignment = align(&measured, &recording, Some("gpi0")).unwrap();
+    // An edge is seen with the sample behind it: up to a step late, all of them alike.
+    assert!((alignment.offset_s - begin_s).abs() <= STEP_S, "{alignment:?}, truth {begin_s}");
+    recording.shift(alignment.offset_s);
+    reprice(&mut measured, &recording).unwrap();
+    assert_eq!(measured.models[0].phases[0].whole.energy.provenance, Provenance::Measured);
 }

@@ -27,6 +27,13 @@ pub(super) fn all(
             trials.parts.len()
         ));
     }
+    let mut repeated = trials.resolved.iter().filter(|resolved| resolved.trial.target == Target::Repeated);
+    let has_energy = repeated.any(|resolved| resolved.seen.energy.energy_j.is_some());
+    if record.is_complete && has_energy && closure.regression.is_none() {
+        notes.push(
+            "the extra runs do not tell the classes of modules apart: there is no regression".to_owned(),
+        );
+    }
     let ratio = |closure: &Option<crate::report::json::EnergyClosure>| closure.as_ref()?.ratio;
     match (attribution, ratio(&closure.regression), ratio(&closure.replay)) {
         (Attribution::Regression, Some(ratio), _) if (ratio - 1.0).abs() > CLOSES_WITHIN => {

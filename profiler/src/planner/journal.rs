@@ -51,7 +51,10 @@ impl Journal {
         }
         let mut options = OpenOptions::new();
         options.create(true).write(true).truncate(true);
-        let file = options.open(path).map_err(ProfilerError::io(path))?;
+        // Beside its place until everything known is in it: an interruption now must not cost what is there.
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let file = options.open(&unfinished).map_err(ProfilerError::io(&unfinished))?;
         let mut journal = Journal { path: path.to_owned(), file, results: HashMap::new() };
         journal.put(RUN, run)?;
         results.remove(RUN);
@@ -63,6 +66,7 @@ impl Journal {
                 journal.put(&key, &value)?;
             }
         }
+        std::fs::rename(&unfinished, path).map_err(ProfilerError::io(path))?;
         Ok(journal)
     }
 

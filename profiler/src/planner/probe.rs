@@ -115,7 +115,8 @@ impl Probe {
             }
         } else {
             let sequences: Vec<Vec<u32>> = samples.iter().map(|sample| sample.tokens.clone()).collect();
-            for indices in batches_by_length(&sequences, BATCH) {
+            let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+            for indices in batches_by_length(&lengths, BATCH) {
                 let rows: Vec<&[u32]> = indices.iter().map(|index| sequences[*index].as_slice()).collect();
                 batches.push(ProbeBatch {
                     tokens: TokenBatch::padded(&rows, pad_id)?,

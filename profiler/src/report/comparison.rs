@@ -13,7 +13,7 @@ const TEMPLATE: &str = include_str!("../../templates/comparison.html");
 
 /// The rows of a phase; those of single modules only when `with_modules`.
 pub fn table(phase: &PhaseComparison, with_modules: bool) -> Table {
-    let header = ["", "quantity", "part", "first", "second", "change", "effect", "p corrected"];
+    let header = ["part", "quantity", "verdict", "first", "second", "change", "effect", "p corrected"];
     let rows = phase.rows.iter().filter(|row| with_modules || row.level != "module").map(|row| {
         let view = RowView::of(row);
         let verdict = match (row.is_significant, row.change < 0.0) {
@@ -21,8 +21,7 @@ pub fn table(phase: &PhaseComparison, with_modules: bool) -> Table {
             (true, false) => "more",
             (false, _) => "",
         };
-        let name =
-            if row.level == "whole" { row.name.clone() } else { format!("{} {}", row.level, row.name) };
+        let name = if row.level == "kind" { format!("kind {}", row.name) } else { row.name.clone() };
         vec![
             name,
             row.quantity.to_owned(),

@@ -198,7 +198,15 @@ impl Page {
                 ),
                 fact(
                     "idle baseline",
-                    format!("{} before, between and after", quantity::si(protocol.idle_s, "s")),
+                    format!(
+                        "{} before, between and after the trials with the model loaded, whose mean is taken off the \
+                         energy above idle{}",
+                        quantity::si(protocol.idle_s, "s"),
+                        profile.unloaded_power_w.map_or(String::new(), |power_w| format!(
+                            "; {} before it was loaded",
+                            quantity::si(power_w, "W")
+                        ))
+                    ),
                 ),
                 fact("order", format!("shuffled within each round, seed {}", protocol.seed)),
             ],

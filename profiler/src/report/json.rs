@@ -58,6 +58,9 @@ pub struct Profile {
     pub examination: Option<Examination>,
     /// How it was measured.
     pub protocol: Protocol,
+    /// Power by the primary sensors before any model was loaded, or any context on the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unloaded_power_w: Option<f64>,
     /// The models, in the order in which they were measured.
     pub models: Vec<ModelProfile>,
     /// What measuring took of the machine.
@@ -178,6 +181,7 @@ impl Profile {
             sensors: sensors.map(|(index, info)| SensorRow::of(info, primary.contains(&index))).collect(),
             examination: None,
             protocol,
+            unloaded_power_w: None,
             models: Vec::new(),
             process: ProcessUsage::default(),
         }

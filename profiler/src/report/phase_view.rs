@@ -213,7 +213,13 @@ fn figures(phase: &PhaseProfile) -> Vec<Figure> {
     let detail = format!("{} × {}", plural(whole.time.n, "trial"), plural(whole.iterations, "iteration"));
     figures.push(Figure::new("time per iteration", &quantity::timing(&whole.time), detail, None));
     if let Some(power_w) = whole.power_w {
-        let idle = whole.idle_power_w.map(|idle_w| format!("idle {}", quantity::si(idle_w, "W")));
+        let idle = whole.idle_power_w.map(|idle_w| {
+            let each: Vec<String> = whole.idle_powers_w.iter().map(|w| quantity::si(*w, "W")).collect();
+            match each.len() {
+                0 | 1 => format!("idle {}", quantity::si(idle_w, "W")),
+                _ => format!("idle, model loaded: {}", each.join(", ")),
+            }
+        });
         let provenance = Some(whole.energy.provenance);
         figures.push(Figure::new(
             "mean power",

@@ -31,6 +31,8 @@ pub fn si_with_ci(value: f64, ci95: Option<f64>, unit: &str) -> String {
     let magnitude = ci95.log10().floor();
     let digits = if ci95 / 10f64.powf(magnitude) < 1.95 { 1.0 - magnitude } else { -magnitude };
     let digits = digits.clamp(0.0, 3.0) as usize;
+    // No negative zero.
+    let value = if value.abs() < 0.5 * 0.1_f64.powi(digits as i32) { 0.0 } else { value };
     format!("{value:.digits$} ± {ci95:.digits$} {prefix}{unit}")
 }
 

@@ -45,6 +45,8 @@ pub fn summary(phase: &PhaseProfile) -> Table {
     };
     row("mean power", whole.power_w.map(|power_w| quantity::si(power_w, "W")));
     row("idle power", whole.idle_power_w.map(|power_w| quantity::si(power_w, "W")));
+    let idle_powers: Vec<String> = whole.idle_powers_w.iter().map(|w| quantity::si(*w, "W")).collect();
+    row("before, between, after", (idle_powers.len() > 1).then(|| idle_powers.join(", ")));
     row("processor time", whole.cpu_time_s.map(|cpu_time_s| quantity::si(cpu_time_s, "s")));
     let counted =
         [("compute", whole.flops, "FLOP/s"), ("traffic", whole.bytes_read + whole.bytes_written, "B/s")];

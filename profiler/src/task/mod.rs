@@ -10,9 +10,12 @@ mod wikitext2;
 use std::path::Path;
 
 use joulewise_engine::{OutputKind, Session};
+use serde::{Deserialize, Serialize};
 
+use crate::energy::Energy;
 use crate::error::{ProfilerError, Result};
-use crate::meter::{EnergyMeter, Measurement};
+use crate::meter::{EnergyMeter, Measurement, MeteredDevice};
+use crate::planner::journal::Journal;
 use crate::statistics::Interval;
 
 /// Turns text into token ids; the model's tokenizer, special tokens included.
@@ -46,17 +49,38 @@ type Load = fn(&Path, &Session, &dyn Encode) -> Result<Box<dyn Workload>>;
 /// Every task.
 pub const TASKS: &[Task] = &[sst2::TASK, wikitext2::TASK, stsb::TASK];
 
-/// Batches that are ready to run, and the score they add up to.
+/// Batches that are ready to run, and the score that their outcomes add up to.
 trait Workload {
     /// Number of batches.
     fn batches(&self) -> usize;
 
-    /// Runs one batch and scores it; returns the tokens it had, padding not counted.
-    fn run(&mut self, session: &mut Session, batch: usize) -> Result<usize>;
+    /// Runs one batch and scores it.
+    fn run(&self, session: &mut Session, batch: usize) -> Result<Outcome>;
 
-    /// The score over all batches that were run.
-    fn score(&self) -> Score;
+    /// The score over the outcomes of all batches, in order.
+    fn score(&self, outcomes: &[Outcome]) -> Score;
 }
+
+/// What came of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Outcome {
+    /// Tokens that it had, padding not counted.
+    tokens: usize,
+    /// What the task scores by.
+    values: Vec<f64>,
+}
+
+/// Batches that were run under one window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Segment {
+    outcomes: Vec<Outcome>,
+    duration_s: f64,
+    cpu_time_s: Option<f64>,
+    energy: Energy,
+}
+
+/// Under a journal, windows are this long: so much is lost by an interruption.
+const SEGMENT_S: f64 = 2.0;
 
 /// What came out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,8 +102,22 @@ pub struct Evaluation {
     pub score: Score,
     /// Tokens that went through the model, padding not counted.
     pub tokens: usize,
-    /// Time and energy of the whole loop: model and scoring, no reading and no tokenizing.
-    pub measurement: Measurement,
+    /// Time of the whole loop: model and scoring, no reading and no tokenizing.
+    pub duration_s: f64,
+    /// Processor time of this process meanwhile.
+    pub cpu_time_s: Option<f64>,
+    /// Energy of the same, by the sensors that count.
+    pub energy: Energy,
+}
+
+/// With what an evaluation is measured.
+pub struct Measuring<'a> {
+    /// The sensors.
+    pub meter: &'a EnergyMeter,
+    /// Which of them count.
+    pub device: MeteredDevice,
+    /// Where finished batches are kept, and where those of an interrupted evaluation are.
+    pub journal: Option<&'a mut Journal>,
 }
 
 impl Task {
@@ -94,18 +132,20 @@ impl Task {
         })
     }
 
-    /// Reads, tokenizes and batches a data file, then runs it under the meter.
+    /// Reads, tokenizes and batches a data file, then runs it under the meter. Batches that the journal holds are not run
+    /// again.
     ///
     /// `on_batch` is told how many batches are done and how many there are.
     ///
     /// # Errors
-    /// Those of the file, the tokenizer and the engine; [`ProfilerError::Protocol`] when the model is of another kind.
+    /// Those of the file, the tokenizer, the journal and the engine; [`ProfilerError::Protocol`] when the model is of
+    /// another kind.
     pub fn evaluate(
         &self,
         session: &mut Session,
         encode: &dyn Encode,
         data: &Path,
-        meter: &EnergyMeter,
+        measuring: Measuring<'_>,
         mut on_batch: impl FnMut(usize, usize),
     ) -> Result<Evaluation> {
         let kind = session.graph().output_kind;
@@ -114,17 +154,47 @@ impl Task {
                 format!("task {} needs {}, this model yields {}", self.name, say(self.needs), say(kind));
             return Err(ProfilerError::Protocol(message));
         }
-        let mut workload = (self.load)(data, session, encode)?;
-        let batches = workload.batches();
-        let mut tokens = 0;
-        let window = meter.begin();
-        for batch in 0..batches {
-            tokens += workload.run(session, batch)?;
-            on_batch(batch + 1, batches);
+        let Measuring { meter, device, mut journal } = measuring;
+        let workload = (self.load)(data, session, encode)?;
+        let (batches, primary) = (workload.batches(), meter.primary(device));
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut done = 0;
+        if let Some(journal) = &journal {
+            while let Some(segment) = journal.get::<Segment>(&segment_key(segments.len()))? {
+                done += segment.outcomes.len();
+                segments.push(segment);
+            }
         }
-        let measurement = meter.end(window);
-        Ok(Evaluation { score: workload.score(), tokens, measurement })
+        while done < batches {
+            let (window, begin_s) = (meter.begin(), meter.clock().now_s());
+            let mut outcomes = Vec::new();
+            while done < batches && (journal.is_none() || meter.clock().now_s() - begin_s < SEGMENT_S) {
+                outcomes.push(workload.run(session, done)?);
+                done += 1;
+                on_batch(done, batches);
+            }
+            let measurement = meter.end(window);
+            let energy = measurement.energy(&primary);
+            let Measurement { duration_s, cpu_time_s, .. } = measurement;
+            let segment = Segment { outcomes, duration_s, cpu_time_s, energy };
+            if let Some(journal) = &mut journal {
+                journal.put(&segment_key(segments.len()), &segment)?;
+            }
+            segments.push(segment);
+        }
+        let outcomes: Vec<Outcome> = segments.iter().flat_map(|segment| segment.outcomes.clone()).collect();
+        Ok(Evaluation {
+            score: workload.score(&outcomes),
+            tokens: outcomes.iter().map(|outcome| outcome.tokens).sum(),
+            duration_s: segments.iter().map(|segment| segment.duration_s).sum(),
+            cpu_time_s: segments.iter().map(|segment| segment.cpu_time_s).sum(),
+            energy: Energy::sum(segments.iter().map(|segment| &segment.energy)),
+        })
     }
+}
+
+fn segment_key(index: usize) -> String {
+    format!("segment {index}")
 }
 
 fn say(kind: OutputKind) -> &'static str {
@@ -147,10 +217,10 @@ pub(crate) fn encode_cut(encode: &dyn Encode, index: usize, text: &str, context:
     Ok(ids)
 }
 
-/// Indices of the sequences in batches of at most `size`, sequences of like length together, so that little is padding.
-pub(crate) fn batches_by_length(sequences: &[Vec<u32>], size: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|index| sequences[*index].len());
+/// Indices of items of these lengths in batches of at most `size`, like lengths together, so that little is padding.
+pub(crate) fn batches_by_length(lengths: &[usize], size: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|index| lengths[*index]);
     order.chunks(size).map(<[usize]>::to_vec).collect()
 }
 
@@ -178,7 +248,6 @@ mod tests {
 
     #[test]
     fn batches_hold_every_sequence_once_shortest_first() {
-        let sequences: Vec<Vec<u32>> = [5, 1, 3, 2, 4].iter().map(|n| vec![0; *n]).collect();
-        assert_eq!(batches_by_length(&sequences, 2), [vec![1, 3], vec![2, 4], vec![0]]);
+        assert_eq!(batches_by_length(&[5, 1, 3, 2, 4], 2), [vec![1, 3], vec![2, 4], vec![0]]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use joulewise_engine::{OutputKind, Session, TokenBatch, greedy};
 
-use super::{Encode, Score, Task, Workload, batches_by_length, encode_cut};
+use super::{Encode, Outcome, Score, Task, Workload, batches_by_length, encode_cut};
 use crate::error::{ProfilerError, Result};
 use crate::statistics::wilson;
 
@@ -21,8 +21,6 @@ pub(super) const TASK: Task = Task {
 
 struct Sst2 {
     batches: Vec<(TokenBatch, Vec<u32>)>,
-    correct: usize,
-    n: usize,
 }
 
 fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn Workload>> {
@@ -32,12 +30,13 @@ fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn W
         sequences.push(encode_cut(encode, index, sentence, session.context())?);
     }
     let mut batches = Vec::new();
-    for indices in batches_by_length(&sequences, BATCH) {
+    let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+    for indices in batches_by_length(&lengths, BATCH) {
         let batch: Vec<&[u32]> = indices.iter().map(|index| sequences[*index].as_slice()).collect();
         let labels = indices.iter().map(|index| rows[*index].1).collect();
         batches.push((TokenBatch::padded(&batch, encode.pad_id())?, labels));
     }
-    Ok(Box::new(Sst2 { batches, correct: 0, n: 0 }))
+    Ok(Box::new(Sst2 { batches }))
 }
 
 /// Sentences and labels of a file with the columns `sentence` and `label`, separated by tabs.
@@ -94,19 +93,20 @@ impl Workload for Sst2 {
         self.batches.len()
     }
 
-    fn run(&mut self, session: &mut Session, batch: usize) -> Result<usize> {
+    /// The values are 1 where the class is right and 0 where it is wrong.
+    fn run(&self, session: &mut Session, batch: usize) -> Result<Outcome> {
         let (tokens, labels) = &self.batches[batch];
         let logits = session.forward(tokens)?;
-        for (row, label) in labels.iter().enumerate() {
-            self.correct += usize::from(greedy(logits.row(row)) == *label);
-        }
-        self.n += labels.len();
-        Ok(tokens.visible_tokens())
+        let is_right = |(row, label): (usize, &u32)| f64::from(u8::from(greedy(logits.row(row)) == *label));
+        let values = labels.iter().enumerate().map(is_right).collect();
+        Ok(Outcome { tokens: tokens.visible_tokens(), values })
     }
 
-    fn score(&self) -> Score {
-        let score = self.correct as f64 / self.n as f64;
-        Score { score, interval: wilson(self.correct, self.n), n: self.n, correct: Some(self.correct) }
+    fn score(&self, outcomes: &[Outcome]) -> Score {
+        let n = outcomes.iter().map(|outcome| outcome.values.len()).sum();
+        let correct = outcomes.iter().flat_map(|outcome| &outcome.values).sum::<f64>() as usize;
+        let score = correct as f64 / n as f64;
+        Score { score, interval: wilson(correct, n), n, correct: Some(correct) }
     }
 }
 

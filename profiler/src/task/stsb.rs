@@ -4,12 +4,12 @@ use std::path::Path;
 
 use joulewise_engine::{OutputKind, Session, TokenBatch};
 
-use super::{Encode, Score, Task, Workload, batches_by_length, encode_cut};
+use super::{Encode, Outcome, Score, Task, Workload, batches_by_length, encode_cut};
 use crate::error::{ProfilerError, Result};
 use crate::statistics::{bootstrap, spearman};
 
-/// Sentences per batch.
-const BATCH: usize = 16;
+/// Pairs per batch.
+const BATCH: usize = 8;
 /// Resamplings behind the interval.
 const DRAWS: usize = 1000;
 
@@ -23,27 +23,26 @@ pub(super) const TASK: Task = Task {
 };
 
 struct Stsb {
-    /// Sentences `2 i` and `2 i + 1` are pair `i`.
+    /// Both sentences of each pair, one behind the other, and which pairs they are.
     batches: Vec<(TokenBatch, Vec<usize>)>,
-    embeddings: Vec<Vec<f32>>,
     human: Vec<f64>,
 }
 
 fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn Workload>> {
     let pairs = read(path)?;
-    let mut sequences = Vec::with_capacity(2 * pairs.len());
-    for (first, second, _) in &pairs {
-        for sentence in [first, second] {
-            sequences.push(encode_cut(encode, sequences.len(), sentence, session.context())?);
-        }
+    let mut sequences = Vec::with_capacity(pairs.len());
+    for (index, (first, second, _)) in pairs.iter().enumerate() {
+        let cut = |text: &str| encode_cut(encode, index, text, session.context());
+        sequences.push([cut(first)?, cut(second)?]);
     }
+    let lengths: Vec<usize> = sequences.iter().map(|pair| pair[0].len().max(pair[1].len())).collect();
     let mut batches = Vec::new();
-    for indices in batches_by_length(&sequences, BATCH) {
-        let batch: Vec<&[u32]> = indices.iter().map(|index| sequences[*index].as_slice()).collect();
+    for indices in batches_by_length(&lengths, BATCH) {
+        let of_pair = |index: &usize| sequences[*index].iter().map(Vec::as_slice);
+        let batch: Vec<&[u32]> = indices.iter().flat_map(of_pair).collect();
         batches.push((TokenBatch::padded(&batch, encode.pad_id())?, indices));
     }
-    let embeddings = vec![Vec::new(); sequences.len()];
-    Ok(Box::new(Stsb { batches, embeddings, human: pairs.into_iter().map(|(_, _, score)| score).collect() }))
+    Ok(Box::new(Stsb { batches, human: pairs.into_iter().map(|(_, _, score)| score).collect() }))
 }
 
 fn read(path: &Path) -> Result<Vec<(String, String, f64)>> {
@@ -84,18 +83,21 @@ impl Workload for Stsb {
         self.batches.len()
     }
 
-    fn run(&mut self, session: &mut Session, batch: usize) -> Result<usize> {
+    /// The values are the cosines of the pairs.
+    fn run(&self, session: &mut Session, batch: usize) -> Result<Outcome> {
         let (tokens, indices) = &self.batches[batch];
         let output = session.forward(tokens)?;
-        for (row, index) in indices.iter().enumerate() {
-            self.embeddings[*index] = output.row(row).to_vec();
-        }
-        Ok(tokens.visible_tokens())
+        let of_pair = |pair: usize| cosine(output.row(2 * pair), output.row(2 * pair + 1));
+        Ok(Outcome { tokens: tokens.visible_tokens(), values: (0..indices.len()).map(of_pair).collect() })
     }
 
-    fn score(&self) -> Score {
-        let cosines: Vec<f64> =
-            self.embeddings.chunks_exact(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
+    fn score(&self, outcomes: &[Outcome]) -> Score {
+        let mut cosines = vec![0.0; self.human.len()];
+        for ((_, indices), outcome) in self.batches.iter().zip(outcomes) {
+            for (index, cosine) in indices.iter().zip(&outcome.values) {
+                cosines[*index] = *cosine;
+            }
+        }
         let drawn = |indices: &[usize]| {
             let pick = |values: &[f64]| indices.iter().map(|index| values[*index]).collect::<Vec<_>>();
             spearman(&pick(&cosines), &pick(&self.human))

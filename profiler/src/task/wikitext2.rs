@@ -4,7 +4,7 @@ use std::path::Path;
 
 use joulewise_engine::{ForwardOptions, OutputKind, Session, TokenBatch};
 
-use super::{Encode, Score, Task, Workload};
+use super::{Encode, Outcome, Score, Task, Workload};
 use crate::error::{ProfilerError, Result};
 use crate::statistics::{Interval, Summary};
 
@@ -19,8 +19,6 @@ pub(super) const TASK: Task = Task {
 
 struct Wikitext2 {
     windows: Vec<TokenBatch>,
-    /// Mean negative log-likelihood per token of each window, in nats, and the number of tokens.
-    scored: Vec<(f64, usize)>,
     threads: usize,
 }
 
@@ -35,7 +33,7 @@ fn load(path: &Path, session: &Session, encode: &dyn Encode) -> Result<Box<dyn W
         return Err(ProfilerError::EmptyFile { path: path.to_owned(), expected });
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Box::new(Wikitext2 { windows, scored: Vec::new(), threads }))
+    Ok(Box::new(Wikitext2 { windows, threads }))
 }
 
 impl Workload for Wikitext2 {
@@ -43,7 +41,8 @@ impl Workload for Wikitext2 {
         self.windows.len()
     }
 
-    fn run(&mut self, session: &mut Session, batch: usize) -> Result<usize> {
+    /// The values are the mean negative log-likelihood per token, in nats, and the number of scored tokens.
+    fn run(&self, session: &mut Session, batch: usize) -> Result<Outcome> {
         let window = &self.windows[batch];
         let options = ForwardOptions { all_logits: true, ..Default::default() };
         let logits = session.forward_with(window, options)?;
@@ -67,18 +66,19 @@ impl Workload for Wikitext2 {
                 .collect();
             parts.into_iter().map(|part| part.join().unwrap_or(f64::NAN)).sum()
         });
-        self.scored.push((total / targets.len() as f64, targets.len()));
-        Ok(window.ids().len())
+        let values = vec![total / targets.len() as f64, targets.len() as f64];
+        Ok(Outcome { tokens: window.ids().len(), values })
     }
 
-    fn score(&self) -> Score {
-        let n = self.scored.iter().map(|(_, tokens)| tokens).sum();
-        let total: f64 = self.scored.iter().map(|(mean, tokens)| mean * *tokens as f64).sum();
-        let mean = total / n as f64;
-        let spread = Summary::of(&self.scored.iter().map(|(mean, _)| *mean).collect::<Vec<_>>());
+    fn score(&self, outcomes: &[Outcome]) -> Score {
+        let means: Vec<f64> = outcomes.iter().map(|outcome| outcome.values[0]).collect();
+        let tokens: Vec<f64> = outcomes.iter().map(|outcome| outcome.values[1]).collect();
+        let n: f64 = tokens.iter().sum();
+        let mean = means.iter().zip(&tokens).map(|(mean, tokens)| mean * tokens).sum::<f64>() / n;
+        let spread = Summary::of(&means);
         let interval =
             spread.ci95.map(|half| Interval { low: (mean - half).exp(), high: (mean + half).exp() });
-        Score { score: mean.exp(), interval, n, correct: None }
+        Score { score: mean.exp(), interval, n: n as usize, correct: None }
     }
 }
 

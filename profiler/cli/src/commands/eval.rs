@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use joulewise_engine::Session;
 use joulewise_models::{LoadedModel, Tokenizer};
 use joulewise_profiler::energy::Energy;
+use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::metrics::{Metric, Value};
+use joulewise_profiler::planner::journal::Journal;
 use joulewise_profiler::process;
 use joulewise_profiler::report::quantity::si;
-use joulewise_profiler::task::{Encode, Evaluation, Task};
+use joulewise_profiler::task::{Encode, Evaluation, Measuring, Task};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::meter::{self, MeterOptions};
 use crate::options::ModelOptions;
@@ -30,6 +34,12 @@ pub(crate) struct Eval {
     data: PathBuf,
     #[command(flatten)]
     meter: MeterOptions,
+    /// Keep the outcome of every batch in this file, so that an interrupted evaluation can go on.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Go on with the evaluation in the journal.
+    #[arg(long, requires = "journal")]
+    resume: bool,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -102,15 +112,17 @@ impl Eval {
         let mut opened = open(&self.model.model, &self.model.run)?;
         let encoder = ModelEncoder::of(&opened.model)?;
         let meter = meter::start(&self.meter)?;
+        let mut journal = self.journal(&opened.session, &meter)?;
+        let measuring = Measuring { meter: &meter, device: opened.metered, journal: journal.as_mut() };
         let bar = output::progress(task.name, 1);
-        let evaluation = task.evaluate(&mut opened.session, &encoder, &self.data, &meter, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
+        let evaluation =
+            task.evaluate(&mut opened.session, &encoder, &self.data, measuring, |done, all| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            })?;
         bar.finish_and_clear();
-        let primary = meter.primary(opened.metered);
-        let energy = EnergyReport::of(&evaluation, &evaluation.measurement.energy(&primary));
-        let Evaluation { score, tokens, measurement } = evaluation;
+        let energy = EnergyReport::of(&evaluation, &evaluation.energy);
+        let Evaluation { score, tokens, duration_s, cpu_time_s, .. } = evaluation;
         let report = Report {
             task: task.name,
             device: opened.session.device().to_owned(),
@@ -123,9 +135,9 @@ impl Eval {
             n: score.n,
             convention: task.convention,
             tokens,
-            duration_s: measurement.duration_s,
-            tokens_per_s: tokens as f64 / measurement.duration_s,
-            cpu_time_s: measurement.cpu_time_s,
+            duration_s,
+            tokens_per_s: tokens as f64 / duration_s,
+            cpu_time_s,
             weight_bytes: opened.session.weight_bytes(),
             peak_memory_bytes: process::peak_memory_bytes(),
             energy,
@@ -137,6 +149,24 @@ impl Eval {
             report.print()?
         }
         Ok(Verdict::Passed)
+    }
+
+    /// The journal that was asked for; it belongs to this model, task, precision, device and data.
+    fn journal(&self, session: &Session, meter: &EnergyMeter) -> Result<Option<Journal>> {
+        let Some(path) = &self.journal else { return Ok(None) };
+        let data_bytes = std::fs::metadata(&self.data).map_or(0, |data| data.len());
+        let sensors: Vec<&str> = meter.sensors().iter().map(|sensor| sensor.name.as_str()).collect();
+        let run = json!({
+            "model": self.model.model,
+            "task": self.task,
+            "data": self.data,
+            "data bytes": data_bytes,
+            "precision": self.model.run.precision_name(),
+            "device": session.device(),
+            "context": session.context(),
+            "sensors": sensors,
+        });
+        Ok(Some(Journal::open(path, &run, self.resume)?))
     }
 }
 
@@ -154,7 +184,7 @@ impl EnergyReport {
             per_token_j: per(evaluation.tokens),
             per_item_j: per(evaluation.score.n),
             eor_score_per_wh: Metric::eor(score, energy).value,
-            tweor_score_per_wh_h: Metric::tweor(score, energy, evaluation.measurement.duration_s).value,
+            tweor_score_per_wh_h: Metric::tweor(score, energy, evaluation.duration_s).value,
         }
     }
 }

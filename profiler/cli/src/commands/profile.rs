@@ -111,10 +111,14 @@ impl Profile {
     pub(crate) fn run(self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
         let interrupted = catch_interrupt()?;
+        let (meter, protocol) = (start(&self.meter)?, self.protocol());
+        // The first of the idle baselines, before anything is on the device.
+        let unloaded = meter.rest(protocol.idle_s);
         let chosen = Chosen::new(&self.run)?;
-        let meter = start(&self.meter)?;
-        let protocol = self.protocol();
         let mut document = self.document(&meter, &chosen, &protocol)?;
+        let unloaded_j = unloaded.energy(&meter.primary(chosen.metered)).energy_j;
+        document.unloaded_power_w =
+            document.unloaded_power_w.or(unloaded_j.map(|energy_j| energy_j / unloaded.duration_s));
         document.examination = self_test::last(&meter);
         let models: Vec<&str> = match &self.model {
             Some(model) => vec![model],
