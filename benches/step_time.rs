@@ -1,10 +1,18 @@
-//! Times whole models for comparison with other engines; prints JSON.
+//! Times whole models, and what bounds them, for comparison with other engines; prints JSON.
 //!
 //! ```text
-//! step_time MODEL STRATEGY THREADS forward TOKENS RUNS
-//! step_time MODEL STRATEGY THREADS generate PROMPT_TOKENS NEW_TOKENS RUNS
+//! step_time forward MODEL STRATEGY TOKENS RUNS
+//! step_time generate MODEL STRATEGY PROMPT_TOKENS NEW_TOKENS RUNS
+//! step_time product FORMAT M N K RUNS
+//! step_time read BYTES RUNS
 //! ```
-//! `generate` empties the cache, prefills, and decodes token after token, in each run.
+//! `generate` empties the cache, prefills, and decodes token after token, in each run. `product` multiplies matrices, the
+//! inputs rounded as the format's, `read` only reads memory. Options, at the end:
+//!
+//! - `--threads N`, otherwise 1;
+//! - `--batch N`: sequences of `forward`, otherwise 1;
+//! - `--isa NAME`, otherwise the best one here;
+//! - `--everywhere`: embeddings and heads follow the strategy too.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program, its output is its result")]
 
@@ -15,13 +23,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use joulewise_benches::case::must;
+use joulewise_benches::ceiling::ReadBuffer;
+use joulewise_benches::input;
 use joulewise_benches::model::{open, token_ids, work_of_last_run};
+use joulewise_benches::shape::LinearShape;
 use joulewise_benches::timing::Timing;
-use joulewise_engine::{Session, Strategy, TokenBatch};
-use joulewise_kernels::cpu::{CpuKernels, ThreadPool};
+use joulewise_engine::{PrecisionPlan, Session, Strategy, TokenBatch};
+use joulewise_kernels::args::{InputRounding, MatMul, Rows, RowsMut};
+use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
+use joulewise_kernels::format::Format;
 
-const USAGE: &str = "usage: step_time MODEL STRATEGY THREADS forward TOKENS RUNS\n\
-                     \x20      step_time MODEL STRATEGY THREADS generate PROMPT_TOKENS NEW_TOKENS RUNS";
+const USAGE: &str = "usage: step_time forward MODEL STRATEGY TOKENS RUNS [OPTIONS]\n\
+                     \x20      step_time generate MODEL STRATEGY PROMPT_TOKENS NEW_TOKENS RUNS [OPTIONS]\n\
+                     \x20      step_time product FORMAT M N K RUNS [OPTIONS]\n\
+                     \x20      step_time read BYTES RUNS [OPTIONS]\n\
+                     options: --threads N, --batch N, --isa NAME, --everywhere";
 
 /// Runs before those that count.
 const WARM_UP: usize = 5;
@@ -31,66 +47,107 @@ const WARM_UP: usize = 5;
 struct PhaseTimes {
     #[serde(flatten)]
     timing: Timing,
-    /// Of the last run.
-    gflop_per_s: f64,
-    /// Of the last run.
-    gb_per_s: f64,
+    /// Floating-point operations of a run, the last one.
+    flops: f64,
+    /// Bytes read and written by a run, the last one.
+    bytes: f64,
     /// Seconds of each run.
     times_s: Vec<f64>,
 }
 
 impl PhaseTimes {
-    fn new(session: &Session, times_s: Vec<f64>) -> Self {
-        let timing = Timing::of(times_s.clone());
+    fn new(times_s: Vec<f64>, flops: f64, bytes: f64) -> Self {
+        Self { timing: Timing::of(times_s.clone()), flops, bytes, times_s }
+    }
+
+    fn of_last_run(session: &Session, times_s: Vec<f64>) -> Self {
         let work = work_of_last_run(session);
-        let rate = |amount: f64| amount / timing.median_s * 1e-9;
-        Self { timing, gflop_per_s: rate(work.flops), gb_per_s: rate(work.bytes), times_s }
+        Self::new(times_s, work.flops, work.bytes)
+    }
+}
+
+type Phases = BTreeMap<&'static str, PhaseTimes>;
+
+/// What follows the words that say what to measure.
+struct Options {
+    kernels: CpuKernels,
+    batch: usize,
+    everywhere: bool,
+}
+
+impl Options {
+    /// `None` when they are not options.
+    fn parse(mut words: &[&str]) -> Option<Self> {
+        let (mut threads, mut batch, mut isa, mut everywhere) = (1, 1, Isa::best(), false);
+        while let [option, rest @ ..] = words {
+            words = rest;
+            if *option == "--everywhere" {
+                everywhere = true;
+                continue;
+            }
+            let [value, rest @ ..] = rest else { return None };
+            words = rest;
+            match *option {
+                "--threads" => threads = value.parse().ok()?,
+                "--batch" => batch = value.parse().ok()?,
+                "--isa" => isa = *Isa::ALL.iter().find(|isa| isa.name() == *value)?,
+                _ => return None,
+            }
+        }
+        let kernels = CpuKernels::for_isa(isa, Arc::new(ThreadPool::new(threads)))?;
+        Some(Self { kernels, batch, everywhere })
+    }
+
+    fn open(&self, model: &str, strategy: &str) -> Option<Session> {
+        let strategy: Strategy = strategy.parse().ok()?;
+        let rules = if self.everywhere { vec![("*".to_owned(), strategy)] } else { Vec::new() };
+        Some(open(&self.kernels, model, &PrecisionPlan { rules, ..strategy.into() }))
     }
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let Some((session, times)) = measure(&words) else {
+    let Some((isa, phases)) = measure(&words) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let times: serde_json::Value = must(serde_json::to_value(times));
-    println!("{}", serde_json::json!({ "device": session.device(), "phases": times }));
+    let phases: serde_json::Value = must(serde_json::to_value(phases));
+    println!("{}", serde_json::json!({ "isa": isa.name(), "phases": phases }));
     ExitCode::SUCCESS
 }
 
 /// `None` when the arguments do not say what to measure.
-fn measure(words: &[&str]) -> Option<(Session, BTreeMap<&'static str, PhaseTimes>)> {
-    let (["forward" | "generate", ..], [model, strategy, threads]) = (words.get(3..)?, &words[..3]) else {
-        return None;
-    };
-    let numbers: Vec<usize> = words[4..].iter().map(|word| word.parse().ok()).collect::<Option<_>>()?;
-    let strategy: Strategy = strategy.parse().ok()?;
-    let kernels = CpuKernels::best(Arc::new(ThreadPool::new(threads.parse().ok()?)));
-    let mut session = open(&kernels, model, strategy);
-    let times = match (words[3], &numbers[..]) {
-        ("forward", [tokens, runs]) => forward(&mut session, *tokens, *runs),
-        ("generate", [prompt, new, runs]) => generate(&mut session, *prompt, *new, *runs),
+fn measure(words: &[&str]) -> Option<(Isa, Phases)> {
+    let end = words.iter().position(|word| word.starts_with("--")).unwrap_or(words.len());
+    let (words, options) = words.split_at(end);
+    let options = Options::parse(options)?;
+    let number = |word: &str| word.parse::<usize>().ok();
+    let phases = match words {
+        ["forward", model, strategy, tokens, runs] => {
+            forward(&mut options.open(model, strategy)?, number(tokens)?, options.batch, number(runs)?)
+        }
+        ["generate", model, strategy, prompt, new, runs] => {
+            generate(&mut options.open(model, strategy)?, number(prompt)?, number(new)?, number(runs)?)
+        }
+        ["product", format, m, n, k, runs] => {
+            let format = *Format::ALL.iter().find(|known| known.spec().name == *format)?;
+            let shape = LinearShape { name: "product", n: number(n)?, k: number(k)? };
+            product(&options.kernels, format, number(m)?, shape, number(runs)?)
+        }
+        ["read", bytes, runs] => read(&options.kernels, number(bytes)?, number(runs)?),
         _ => return None,
     };
-    Some((session, times))
+    Some((options.kernels.isa(), phases))
 }
 
-fn forward(session: &mut Session, tokens: usize, runs: usize) -> BTreeMap<&'static str, PhaseTimes> {
-    let batch = must(TokenBatch::single(&token_ids(session, tokens)));
-    let mut times_s: Vec<f64> =
-        (0..WARM_UP + runs).map(|_| seconds(|| must(session.forward(&batch)))).collect();
-    times_s.drain(..WARM_UP);
-    BTreeMap::from([("forward", PhaseTimes::new(session, times_s))])
+fn forward(session: &mut Session, tokens: usize, batch: usize, runs: usize) -> Phases {
+    let batch = must(TokenBatch::dense(token_ids(session, batch * tokens), batch));
+    let times_s = times(runs, || must(session.forward(&batch)).data.len());
+    BTreeMap::from([("forward", PhaseTimes::of_last_run(session, times_s))])
 }
 
-fn generate(
-    session: &mut Session,
-    prompt: usize,
-    new: usize,
-    runs: usize,
-) -> BTreeMap<&'static str, PhaseTimes> {
+fn generate(session: &mut Session, prompt: usize, new: usize, runs: usize) -> Phases {
     let ids = token_ids(session, prompt + new);
     let batch = must(TokenBatch::single(&ids[..prompt]));
     let (mut prefill_s, mut decode_s) = (Vec::new(), Vec::new());
@@ -103,9 +160,41 @@ fn generate(
             decode_s.extend(decode);
         }
     }
-    let decode = PhaseTimes::new(session, decode_s);
+    let decode = PhaseTimes::of_last_run(session, decode_s);
     must(session.prefill(&batch));
-    BTreeMap::from([("prefill", PhaseTimes::new(session, prefill_s)), ("decode", decode)])
+    BTreeMap::from([("prefill", PhaseTimes::of_last_run(session, prefill_s)), ("decode", decode)])
+}
+
+fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, runs: usize) -> Phases {
+    let (n, k) = (shape.n, shape.k);
+    let w = input::weights(kernels, format, shape, 2);
+    let x = input::values(1, m * k);
+    let mut y = vec![0.0; m * n];
+    let rounding = if format == Format::Int8 { InputRounding::PerToken } else { InputRounding::None };
+    let times_s = times(runs, || {
+        must(kernels.matmul(MatMul {
+            x: Rows { data: &x, rows: m, cols: k, stride: k },
+            rounding,
+            w: &w,
+            bias: None,
+            y: RowsMut { data: &mut y, rows: m, cols: n },
+        }));
+    });
+    let bytes = w.size_bytes() + (m * (n + k)) * size_of::<f32>();
+    BTreeMap::from([("product", PhaseTimes::new(times_s, shape.flops(m), bytes as f64))])
+}
+
+fn read(kernels: &CpuKernels, bytes: usize, runs: usize) -> Phases {
+    let buffer = must(ReadBuffer::new(bytes));
+    let times_s = times(runs, || buffer.read(kernels.pool(), 1));
+    BTreeMap::from([("read", PhaseTimes::new(times_s, 0.0, bytes as f64))])
+}
+
+/// Seconds of each run but the first few.
+fn times<T>(runs: usize, mut run: impl FnMut() -> T) -> Vec<f64> {
+    let mut times_s: Vec<f64> = (0..WARM_UP + runs).map(|_| seconds(&mut run)).collect();
+    times_s.drain(..WARM_UP);
+    times_s
 }
 
 /// Seconds until `run` has a result.

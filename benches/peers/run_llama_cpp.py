@@ -27,7 +27,7 @@ parameters.flash_attn_type = 1 if sys.argv[6] == "on" else 0
 context = llama_cpp.llama_init_from_model(model, parameters)
 
 choose = random.Random(1)
-ids = [choose.randrange(50257) for _ in range(prompt_tokens + new_tokens)]
+ids = [choose.randrange(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))) for _ in range(prompt_tokens + new_tokens)]
 
 
 def run(tokens):

@@ -42,11 +42,10 @@ pub fn model_steps(is_test: bool) -> Vec<ModelStep> {
 }
 
 /// Opens a model on these kernels.
-pub fn open(kernels: &CpuKernels, model: &str, strategy: Strategy) -> Session {
+pub fn open(kernels: &CpuKernels, model: &str, plan: &PrecisionPlan) -> Session {
     let model = must(load(&must(ModelSpec::parse(model))));
     let backend = CpuBackend::with_kernels(kernels.clone());
-    let plan = PrecisionPlan::from(strategy);
-    must(Session::open(&backend, model.graph.clone(), &*model.weights, &plan, SessionOptions::default()))
+    must(Session::open(&backend, model.graph.clone(), &*model.weights, plan, SessionOptions::default()))
 }
 
 /// Token ids for a model, the same every time.
@@ -63,7 +62,7 @@ impl ModelStep {
 
     /// Opens the model and runs the step once, so that [`joulewise_engine::Observed::repeat`] repeats it.
     pub fn session(&self, kernels: &CpuKernels) -> Session {
-        let mut session = open(kernels, self.model, self.strategy);
+        let mut session = open(kernels, self.model, &self.strategy.into());
         let ids = token_ids(&session, self.tokens);
         let batch = must(TokenBatch::single(&ids));
         match self.phase {

@@ -127,6 +127,7 @@ pub(super) const PIECE_BYTES: usize = 64;
 ///
 /// For whoever computes it: the pointers are valid for the elements named below, nobody writes what they point to
 /// meanwhile but `y`, which nobody touches, `1 <= rows <= RoundedKernels::rows`, and `cols` ends in the last panel.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "hints that not every kernel takes"))]
 pub(super) struct RoundedProduct {
     /// `[pieces, rows, 64]` bytes, `k` padded with zeros.
     pub(super) x: *const i8,
@@ -147,6 +148,8 @@ pub(super) struct RoundedProduct {
     pub(super) cols: usize,
     /// Added at the end unless null: `cols` elements.
     pub(super) bias: *const f32,
+    /// Cache lines that are wanted soon: the first, and how many. Addresses are hints: they need not be valid.
+    pub(super) wanted: (*const u8, usize),
 }
 
 /// One row to round; see [`InputRounding`].

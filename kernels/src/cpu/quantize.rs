@@ -15,6 +15,17 @@ const INFINITY_BITS: u32 = 0x7f80_0000;
 
 #[inline(always)]
 pub(super) fn quantize(row: RoundRow<'_>) -> RoundedRow {
+    quantize_with(row, largest, round)
+}
+
+/// The same with other ways to find the largest finite magnitude and whether there is a NaN, and to round a piece and sum
+/// its codes.
+#[inline(always)]
+pub(super) fn quantize_with(
+    row: RoundRow<'_>,
+    largest: impl Fn(&[f32]) -> (f32, bool),
+    round: impl Fn(&[f32; PIECE_BYTES], f32, &mut [i8; PIECE_BYTES]) -> i32,
+) -> RoundedRow {
     let RoundRow { x, rounding, codes, piece_stride } = row;
     let (amax, has_nan) = largest(x);
     let scale = match rounding {
@@ -25,15 +36,14 @@ pub(super) fn quantize(row: RoundRow<'_>) -> RoundedRow {
     let mut sum = 0;
     for (x, codes) in x.chunks(PIECE_BYTES).zip(codes.chunks_mut(piece_stride)) {
         let Some(codes) = codes.first_chunk_mut::<PIECE_BYTES>() else { break };
-        match x.first_chunk::<PIECE_BYTES>() {
+        sum += match x.first_chunk::<PIECE_BYTES>() {
             Some(x) => round(x, inverse, codes),
             None => {
                 let mut padded = [0.0; PIECE_BYTES];
                 padded[..x.len()].copy_from_slice(x);
-                round(&padded, inverse, codes);
+                round(&padded, inverse, codes)
             }
-        }
-        sum += codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+        };
     }
     // A NaN among the inputs makes every result of the row NaN.
     RoundedRow { scale: if has_nan { f32::NAN } else { scale }, sum }
@@ -59,7 +69,7 @@ fn largest(x: &[f32]) -> (f32, bool) {
 }
 
 #[inline(always)]
-fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) {
+fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) -> i32 {
     // Adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
     const NO_FRACTION: f32 = 12_582_912.0;
     for i in 0..PIECE_BYTES {
@@ -68,4 +78,5 @@ fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) {
         let steps = if steps > -MAX { steps } else { -MAX };
         codes[i] = (steps + NO_FRACTION).to_bits() as i8;
     }
+    codes.iter().map(|code| i32::from(*code)).sum()
 }

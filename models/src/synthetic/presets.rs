@@ -142,6 +142,15 @@ pub const PRESETS: &[Preset] = &[
             "torch_dtype": "float16"}"#,
     },
     Preset {
+        name: "tinyllama-1.1b",
+        source: "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        parameters_millions: 1100.048,
+        config: r#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": 2048,
+            "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 5632,
+            "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "eos_token_id": 2,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16"}"#,
+    },
+    Preset {
         name: "llama-7b",
         source: "meta-llama/Llama-2-7b-hf",
         parameters_millions: 6738.416,

@@ -6,7 +6,7 @@ use std::ptr;
 use super::split::{Blocks, share};
 use crate::args::{InputRounding, Rows};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
@@ -14,8 +14,11 @@ use crate::cpu::scratch::with_scratch;
 
 /// Codes of `x` that a task takes at most: half of a 2 MiB L2, so that they stay there while the panels pass.
 const TASK_CODES: usize = 1 << 20;
-/// Bytes of weights that all blocks of rows meet before the next ones do: a quarter, for the same reason.
-const TASK_WEIGHTS: usize = 1 << 19;
+/// Bytes of weights that all blocks of rows meet before the next ones do: a fifth, and another one for those that come from
+/// memory meanwhile. Fewer at a time would visit more rows of `y`, each on a page of its own, for fewer columns.
+const TASK_WEIGHTS: usize = 384 << 10;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 
 /// The product, none of whose sizes is zero, of weights that `rounded` multiplies.
 pub(super) fn multiply(
@@ -89,17 +92,30 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
+    /// All blocks meet some panels before they meet the next ones, which come from memory meanwhile.
     fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
-        let together = (TASK_WEIGHTS / self.w.panel_size()).max(PANELS);
+        if blocks.len() == 1 {
+            self.multiply(panels, blocks.start, (ptr::null(), 0));
+            return;
+        }
+        // At least two groups, so that there are next ones to fetch.
+        let together = (TASK_WEIGHTS / self.w.panel_size()).clamp(1, panels.len().div_ceil(2));
         for first in panels.clone().step_by(together) {
-            for block in blocks.clone() {
-                self.multiply(first..panels.end.min(first + together), block);
+            let end = panels.end.min(first + together);
+            let next = panels.end.min(end + together) - end;
+            let lines = (next * self.w.panel_size()).div_ceil(LINE_BYTES).div_ceil(blocks.len());
+            for (index, block) in blocks.clone().enumerate() {
+                let wanted = match next {
+                    0 => ptr::null(),
+                    _ => self.w.codes_from(end, 0).as_ptr().wrapping_add(index * lines * LINE_BYTES),
+                };
+                self.multiply(first..end, block, (wanted, lines));
             }
         }
     }
 
-    /// One block of rows times some panels.
-    fn multiply(&self, panels: Range<usize>, block: usize) {
+    /// One block of rows times some panels, fetching so many cache lines from somewhere on the side.
+    fn multiply(&self, panels: Range<usize>, block: usize, wanted: (*const u8, usize)) {
         let (n, width) = (self.w.n(), self.w.panel_width());
         let rows = self.blocks.rows(block);
         let first = panels.start * width;
@@ -122,6 +138,7 @@ impl Product<'_> {
             y_stride: n,
             cols: (panels.len() * width).min(n - first),
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
+            wanted,
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` and `x_rows` are those of the
         // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements; `y` holds

@@ -82,8 +82,16 @@ unsafe fn multiply_brain(p: &RoundedProduct) {
 #[repr(align(64))]
 struct Sums([[i32; PANEL_WIDTH]; ROWS]);
 
-/// Multiplies `pieces` pieces of `rows` rows with those of a panel.
-type MultiplyTiles = unsafe fn(x: *const i8, rows: usize, w: *const u8, pieces: usize, sums: &mut Sums);
+/// Multiplies `pieces` pieces of `rows` rows with those of a panel; with each piece it fetches so many cache lines, from
+/// `later` on, into L2.
+type MultiplyTiles = unsafe fn(
+    x: *const i8,
+    rows: usize,
+    w: *const u8,
+    pieces: usize,
+    later: (*const u8, usize),
+    sums: &mut Sums,
+);
 
 /// Panel after panel; `store` gets the row, the panel, the half and its sums.
 ///
@@ -101,10 +109,12 @@ unsafe fn multiply(
     let _tiles = unsafe { Tiles::new(p.rows) };
     let multiply_tiles = if p.rows > TILE_ROWS { multiply_32 } else { multiply_16 };
     let mut sums = Sums([[0; PANEL_WIDTH]; ROWS]);
+    let (mut later, lines) = (p.wanted.0, p.wanted.1.div_ceil(p.panels * p.pieces));
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on; rows of sums are two vectors.
         unsafe {
-            multiply_tiles(p.x, p.rows, p.w.add(panel * p.panel_stride), p.pieces, &mut sums);
+            multiply_tiles(p.x, p.rows, p.w.add(panel * p.panel_stride), p.pieces, (later, lines), &mut sums);
+            later = later.wrapping_add(p.pieces * lines * 64);
             for (r, sums) in sums.0.iter().enumerate().take(p.rows) {
                 for (half, sums) in sums.as_chunks::<16>().0.iter().enumerate() {
                     store(r, panel, half, _mm512_load_si512(sums.as_ptr().cast()));
@@ -121,7 +131,7 @@ macro_rules! tile_products {
         ///
         /// `x [pieces, rows, 64]` and `w [pieces, 16, 32, 4]` are readable, `16 < rows <= 32`, and the tiles are shaped
         /// for `rows`.
-        unsafe fn $name_32(x: *const i8, rows: usize, w: *const u8, pieces: usize, sums: &mut Sums) {
+        unsafe fn $name_32(x: *const i8, rows: usize, w: *const u8, pieces: usize, later: (*const u8, usize), sums: &mut Sums) {
             // SAFETY: each round of the loop reads the next piece of `x` and of `w`; the sums are 32 rows of 128 bytes,
             // of which `rows` are written; tiles 0 to 7 belong to this thread.
             unsafe {
@@ -139,6 +149,15 @@ macro_rules! tile_products {
                     concat!($instruction, " tmm1, tmm4, tmm7"),
                     concat!($instruction, " tmm2, tmm5, tmm6"),
                     concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "mov {line}, {lines}",
+                    "test {line}, {line}",
+                    "jz 4f",
+                    "3:",
+                    "prefetcht1 [{later}]",
+                    "add {later}, 64",
+                    "dec {line}",
+                    "jnz 3b",
+                    "4:",
                     "add {x}, {x_piece}",
                     "add {w}, 2048",
                     "dec {pieces}",
@@ -150,6 +169,9 @@ macro_rules! tile_products {
                     x = inout(reg) x => _,
                     w = inout(reg) w => _,
                     pieces = inout(reg) pieces => _,
+                    later = inout(reg) later.0 => _,
+                    lines = in(reg) later.1,
+                    line = out(reg) _,
                     x_row = in(reg) TILE_ROW_BYTES,
                     w_row = in(reg) 4 * PANEL_WIDTH,
                     x_piece = in(reg) rows * PIECE_BYTES,
@@ -162,7 +184,7 @@ macro_rules! tile_products {
         /// # Safety
         ///
         /// As for more rows, with `rows <= 16`.
-        unsafe fn $name_16(x: *const i8, rows: usize, w: *const u8, pieces: usize, sums: &mut Sums) {
+        unsafe fn $name_16(x: *const i8, rows: usize, w: *const u8, pieces: usize, later: (*const u8, usize), sums: &mut Sums) {
             // SAFETY: as for more rows.
             unsafe {
                 asm!(
@@ -174,6 +196,15 @@ macro_rules! tile_products {
                     "tileloadd tmm7, [{w} + {w_row} + 64]",
                     concat!($instruction, " tmm0, tmm4, tmm6"),
                     concat!($instruction, " tmm1, tmm4, tmm7"),
+                    "mov {line}, {lines}",
+                    "test {line}, {line}",
+                    "jz 4f",
+                    "3:",
+                    "prefetcht1 [{later}]",
+                    "add {later}, 64",
+                    "dec {line}",
+                    "jnz 3b",
+                    "4:",
                     "add {x}, {x_piece}",
                     "add {w}, 2048",
                     "dec {pieces}",
@@ -183,6 +214,9 @@ macro_rules! tile_products {
                     x = inout(reg) x => _,
                     w = inout(reg) w => _,
                     pieces = inout(reg) pieces => _,
+                    later = inout(reg) later.0 => _,
+                    lines = in(reg) later.1,
+                    line = out(reg) _,
                     x_row = in(reg) TILE_ROW_BYTES,
                     w_row = in(reg) 4 * PANEL_WIDTH,
                     x_piece = in(reg) rows * PIECE_BYTES,

@@ -30,7 +30,46 @@ pub(super) const VNNI_KERNELS: RoundedKernels = RoundedKernels { multiply: multi
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::cpu::x86_64) fn quantize(row: RoundRow<'_>) -> RoundedRow {
-    crate::cpu::quantize::quantize(row)
+    // Closures have the features of the function they are written in.
+    crate::cpu::quantize::quantize_with(row, |x| largest(x), |x, inverse, codes| round(x, inverse, codes))
+}
+
+/// The largest finite magnitude, and whether there is a NaN.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn largest(x: &[f32]) -> (f32, bool) {
+    let infinity = _mm512_set1_epi32(f32::INFINITY.to_bits() as i32);
+    let magnitude = _mm512_set1_epi32(i32::MAX);
+    let (mut finite, mut nan) = (_mm512_setzero_si512(), 0);
+    let mut i = 0;
+    while i < x.len() {
+        // SAFETY: the mask covers what is left.
+        let bits = unsafe { _mm512_maskz_loadu_epi32(mask(x.len() - i), x.as_ptr().add(i).cast()) };
+        // The bits of magnitudes are ordered as the magnitudes are.
+        let bits = _mm512_and_si512(bits, magnitude);
+        let is_finite = _mm512_cmplt_epu32_mask(bits, infinity);
+        finite = _mm512_mask_max_epu32(finite, is_finite, finite, bits);
+        nan |= _mm512_cmpgt_epu32_mask(bits, infinity);
+        i += 16;
+    }
+    (f32::from_bits(_mm512_reduce_max_epu32(finite)), nan != 0)
+}
+
+/// Rounds a piece; the sum of its codes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) -> i32 {
+    let (inverse, most, least) = (_mm512_set1_ps(inverse), _mm512_set1_ps(127.0), _mm512_set1_ps(-127.0));
+    let mut sum = _mm512_setzero_si512();
+    for (x, codes) in x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0) {
+        // SAFETY: 16 floats, and 16 bytes.
+        unsafe {
+            // Of a NaN and another, the second one is the result: a NaN becomes the largest code.
+            let steps = _mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse), most);
+            let steps = _mm512_cvtps_epi32(_mm512_max_ps(steps, least));
+            sum = _mm512_add_epi32(sum, steps);
+            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(steps));
+        }
+    }
+    _mm512_reduce_add_epi32(sum)
 }
 
 /// How four products of bytes are added to a sum of 32 bits.

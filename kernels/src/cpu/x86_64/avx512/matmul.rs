@@ -113,6 +113,25 @@ unsafe fn multiply<W: Weight, X: Order, const ROWS: usize, const PANELS: usize>(
     let (mut x, mut w) = (p.x, p.w);
     let mut later = Later::new(p, every);
     let (mut first, mut block) = (0, 0);
+    // Sums of short blocks are scaled and added up in registers where these suffice, not in `y`.
+    let scales = match p.scales {
+        Scales::Blocks(scales) if ROWS * PANELS <= 4 => Some(scales),
+        _ => None,
+    };
+    let mut totals = [[[_mm512_setzero_ps(); 2]; PANELS]; ROWS];
+    if scales.is_some() && p.accumulate {
+        for r in 0..ROWS {
+            for panel in 0..PANELS {
+                for half in 0..2 {
+                    let column = panel * PANEL_WIDTH + 16 * half;
+                    let y = p.y.wrapping_add(r * p.y_stride + column);
+                    // SAFETY: row `r < rows` of `y` has `cols` columns, and the mask covers exactly those.
+                    totals[r][panel][half] =
+                        unsafe { _mm512_maskz_loadu_ps(mask(p.cols.saturating_sub(column)), y) };
+                }
+            }
+        }
+    }
     while first < p.k {
         let end = p.block_end(first);
         let units = (end - first).div_ceil(W::TERMS);
@@ -160,14 +179,44 @@ unsafe fn multiply<W: Weight, X: Order, const ROWS: usize, const PANELS: usize>(
         let sums = sums;
         for panel in 0..PANELS {
             for half in 0..2 {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { add_block(p, &sums, panel, half, block, is_first, end == p.k) };
+                match &scales {
+                    Some(scales) => {
+                        let first = scales.first.wrapping_add(panel * p.panel_stride);
+                        // SAFETY: scales are readable for whole panels.
+                        let scale = unsafe { scale::load(scales, first, block * PANEL_WIDTH + 16 * half) };
+                        for r in 0..ROWS {
+                            let total = &mut totals[r][panel][half];
+                            *total = _mm512_fmadd_ps(sums[r][panel][half], scale, *total);
+                        }
+                    }
+                    // SAFETY: the caller's promise is passed on.
+                    None => unsafe { add_block(p, &sums, panel, half, block, is_first, end == p.k) },
+                }
             }
         }
         if let Scales::Blocks(scales) = p.scales
             && end.is_multiple_of(scales.block_len)
         {
             block += 1;
+        }
+    }
+    if scales.is_some() {
+        for r in 0..ROWS {
+            for panel in 0..PANELS {
+                for half in 0..2 {
+                    let column = panel * PANEL_WIDTH + 16 * half;
+                    let columns = mask(p.cols.saturating_sub(column));
+                    let mut total = totals[r][panel][half];
+                    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those.
+                    unsafe {
+                        if !p.bias.is_null() {
+                            let bias = _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column));
+                            total = _mm512_add_ps(total, bias);
+                        }
+                        _mm512_mask_storeu_ps(p.y.wrapping_add(r * p.y_stride + column), columns, total);
+                    }
+                }
+            }
         }
     }
 }

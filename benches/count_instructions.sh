@@ -1,0 +1,33 @@
+#!/bin/sh
+# Instructions per multiply-add of the products for 64-bit ARM, counted under emulation; prints Markdown.
+#
+# usage: count_instructions.sh PROGRAM
+# PROGRAM is kernels/examples/one_product.rs, built for aarch64-unknown-linux-gnu. The emulator (qemu-user 7) takes one
+# instruction at a time and logs each; two runs that differ by one product differ by its instructions.
+set -eu
+program=$1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+count() {
+    qemu-aarch64-static -cpu max -singlestep -d exec,nochain -D "$log" "$program" "$@"
+    wc -l < "$log"
+}
+
+echo "| product | instruction set | weights | instructions | per multiply-add | f32 NEON / this |"
+echo "|---|---|---|--:|--:|--:|"
+for m in 1 32; do
+    sizes="$m 64 768"
+    baseline=
+    for row in "neon f32" "neon f16" "neon int8" "neon-dotprod int8" "neon-i8mm int8" "neon int4" "neon mxfp4"; do
+        # shellcheck disable=SC2086 # words on purpose
+        once=$(count $row $sizes 1)
+        # shellcheck disable=SC2086
+        twice=$(count $row $sizes 2)
+        instructions=$((twice - once))
+        baseline=${baseline:-$instructions}
+        echo "$m 64 768 $row $instructions $baseline" | awk '{
+            printf "| %d x %d x %d | %s | %s | %d | %.3f | %.2f |\n",
+                $1, $2, $3, $4, $5, $6, $6 / ($1 * $2 * $3), $7 / $6 }'
+    done
+done
