@@ -46,7 +46,7 @@ fn file(parts: &[Part]) -> Vec<u8> {
         header.insert(name, serde_json::json!({"dtype": kind, "shape": shape, "data_offsets": offsets}));
     }
     let header = serde_json::Value::Object(header).to_string();
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data[..]].concat()
 }
 
 fuzz_target!(|parts: Vec<Part>| {
