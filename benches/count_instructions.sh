@@ -1,7 +1,7 @@
 #!/bin/sh
 # Instructions per multiply-add of the products for 64-bit ARM, counted under emulation; prints Markdown.
 #
-# usage: count_instructions.sh PROGRAM
+# usage: count_instructions.sh PROGRAM [ROWS OF INPUTS]
 # PROGRAM is kernels/examples/one_product.rs, built for aarch64-unknown-linux-gnu. The emulator (qemu-user 7) takes one
 # instruction at a time and logs each; two runs that differ by one product differ by its instructions.
 set -eu
@@ -16,10 +16,10 @@ count() {
 
 echo "| product | instruction set | weights | instructions | per multiply-add | f32 NEON / this |"
 echo "|---|---|---|--:|--:|--:|"
-for m in 1 32; do
+for m in ${2:-1 16}; do
     sizes="$m 64 768"
     baseline=
-    for row in "neon f32" "neon f16" "neon int8" "neon-dotprod int8" "neon-i8mm int8" "neon int4" "neon mxfp4"; do
+    for row in "neon f32" "neon int8" "neon-dotprod int8" "neon-i8mm int8"; do
         # shellcheck disable=SC2086 # words on purpose
         once=$(count $row $sizes 1)
         # shellcheck disable=SC2086

@@ -2,7 +2,7 @@
 
 usage: compare.py [--rounds N] [--threads N ...] [--cache DIR] [--only NAME ...] [--out FILE]
 
-Each round runs ours, then the peer, each alone in its process, and takes the ratio of their medians; the table shows
+Each round runs ours, then its peers, each alone in its process, and takes the ratios of their medians; the table shows
 the median over the rounds. `comparisons.py` says what is compared. See README.md.
 """
 
@@ -25,9 +25,8 @@ def compare(comparison, threads, rounds, cache):
     """Per phase and peer: medians of ours and of the peer, round by round."""
     medians = {}
     for number in range(rounds):
-        # Ours runs before each peer, so that the two of a pair are close in time.
+        own = comparison.ours(threads)
         for name, peer in comparison.peers.items():
-            own = comparison.ours(threads)
             other = peer(threads, cache, own)
             for phase in other:
                 if phase in own and phase in (comparison.phases or own):
