@@ -45,6 +45,14 @@ pub enum ModelError {
         /// The format it should have.
         format: Format,
     },
+    /// A program that cannot run models of this family.
+    #[error("{target} knows no model of the family `{family}`")]
+    NoRecipe {
+        /// The program.
+        target: &'static str,
+        /// The family.
+        family: String,
+    },
     /// A name that is neither a directory nor a demo nor a preset.
     #[error("`{name}` is no model: expected a directory, a `.gguf` file, or one of {known}")]
     UnknownModel {

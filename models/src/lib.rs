@@ -19,6 +19,7 @@ mod file;
 mod gguf;
 pub mod golden;
 mod load;
+pub mod recipe;
 pub mod synthetic;
 mod tokenizer;
 mod word_vectors;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use joulewise_profiler::planner::bound::Bound;
 use joulewise_profiler::planner::front::Front;
-use joulewise_profiler::planner::problem::{Choice, Limits, Problem, Totals};
+use joulewise_profiler::planner::problem::{Choice, Limits, Objective, Problem, Totals};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -33,7 +33,11 @@ fn problem(groups: usize, seed: u64) -> Problem {
         };
         (0..FORMATS).map(choice).collect()
     };
-    Problem { fixed: Totals::default(), groups: (0..groups).map(|_| group()).collect() }
+    Problem {
+        objective: Objective::Energy,
+        fixed: Totals::default(),
+        groups: (0..groups).map(|_| group()).collect(),
+    }
 }
 
 fn main() {
@@ -49,7 +53,7 @@ fn main() {
         let worst = front.totals().last().map_or(0.0, |totals| totals.sensitivity_nats);
         let budget = worst / 4.0;
         let (best, bound) = (front.best_within(budget), Bound::of(&problem, budget));
-        let gap = best.zip(bound).map(|(best, bound)| best.totals.energy_j / bound.energy_j - 1.0);
+        let gap = best.zip(bound).map(|(best, bound)| best.totals.energy_j / bound.cost - 1.0);
         let gap = gap.map_or("-".to_owned(), |gap| format!("{gap:.1e}"));
         println!(
             "| {groups} x {FORMATS} | {} | {} | {duration_s:.2} s | {gap} |",

@@ -4,7 +4,7 @@
 
 use joulewise_profiler::planner::bound::Bound;
 use joulewise_profiler::planner::front::Front;
-use joulewise_profiler::planner::problem::{Choice, Limits, Problem, Totals};
+use joulewise_profiler::planner::problem::{Choice, Limits, Objective, Problem, Totals};
 use joulewise_profiler::planner::reason::Reason;
 use proptest::prelude::*;
 
@@ -20,7 +20,9 @@ fn choice() -> impl Strategy<Value = Totals> {
 
 fn problem() -> impl Strategy<Value = Problem> {
     let group = prop::collection::vec(choice(), 1..5);
-    prop::collection::vec(group, 1..=6).prop_map(|groups| Problem {
+    let objective = prop::sample::select(vec![Objective::Energy, Objective::Time, Objective::Bytes]);
+    (prop::collection::vec(group, 1..=6), objective).prop_map(|(groups, objective)| Problem {
+        objective,
         fixed: Totals { energy_j: 1.0, ..Totals::default() },
         groups: groups
             .into_iter()
@@ -64,15 +66,16 @@ proptest! {
             .filter(|totals| limits.allow(totals))
             .collect();
         // All values are multiples of 1/8: sums are exact, whatever their order.
+        let cost = |totals: &Totals| problem.objective.of(totals);
         let is_beaten = |a: &Totals| allowed.iter().any(|b| {
-            b.sensitivity_nats <= a.sensitivity_nats && b.energy_j <= a.energy_j
-                && (b.sensitivity_nats < a.sensitivity_nats || b.energy_j < a.energy_j)
+            b.sensitivity_nats <= a.sensitivity_nats && cost(b) <= cost(a)
+                && (b.sensitivity_nats < a.sensitivity_nats || cost(b) < cost(a))
         });
         let mut expected: Vec<(f64, f64)> =
-            allowed.iter().filter(|a| !is_beaten(a)).map(|a| (a.sensitivity_nats, a.energy_j)).collect();
+            allowed.iter().filter(|a| !is_beaten(a)).map(|a| (a.sensitivity_nats, cost(a))).collect();
         expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
         expected.dedup();
-        let got: Vec<(f64, f64)> = front.totals().map(|a| (a.sensitivity_nats, a.energy_j)).collect();
+        let got: Vec<(f64, f64)> = front.totals().map(|a| (a.sensitivity_nats, cost(a))).collect();
         prop_assert_eq!(got, expected);
         for index in 0..front.len() {
             let point = front.point(index);
@@ -85,16 +88,17 @@ proptest! {
     fn no_plan_beats_the_bound(problem in problem(), budget in 0..80u32) {
         let budget = f64::from(budget) / 8.0;
         let front = Front::of(&problem, &Limits::default());
+        let cost = |totals: &Totals| problem.objective.of(totals);
         match (front.best_within(budget), Bound::of(&problem, budget)) {
             (Some(best), Some(bound)) => {
                 // A fraction of a segment rounds once.
-                prop_assert!(bound.energy_j <= best.totals.energy_j + 1e-9);
+                prop_assert!(bound.cost <= cost(&best.totals) + 1e-9);
                 // One group's worth is the most that mixing within one group can gain.
                 let widest = problem.groups.iter().map(|choices| {
-                    let energies = choices.iter().map(|choice| choice.totals.energy_j);
-                    energies.clone().fold(0.0, f64::max) - energies.fold(f64::INFINITY, f64::min)
+                    let costs = choices.iter().map(|choice| cost(&choice.totals));
+                    costs.clone().fold(0.0, f64::max) - costs.fold(f64::INFINITY, f64::min)
                 });
-                prop_assert!(best.totals.energy_j - bound.energy_j <= widest.fold(0.0, f64::max) + 1e-9);
+                prop_assert!(cost(&best.totals) - bound.cost <= widest.fold(0.0, f64::max) + 1e-9);
             }
             (best, bound) => prop_assert!(best.is_none() && bound.is_none()),
         }
@@ -108,6 +112,7 @@ fn choice_of(strategy: usize, sensitivity_nats: f64, energy_j: f64) -> Choice {
 #[test]
 fn a_budget_buys_the_steepest_saving_first() {
     let problem = Problem {
+        objective: Objective::Energy,
         fixed: Totals::default(),
         groups: vec![
             vec![choice_of(0, 0.0, 10.0), choice_of(1, 1.0, 4.0), choice_of(2, 4.0, 3.0)],
@@ -120,11 +125,11 @@ fn a_budget_buys_the_steepest_saving_first() {
     assert_eq!(front.best_within(-0.1), None);
     // Half of the second group's step is left over: 4 + 10 - 0.5 * 2.
     let bound = Bound::of(&problem, 1.5).unwrap();
-    assert_eq!((bound.energy_j, bound.price_j_per_nat), (13.0, 2.0));
+    assert_eq!((bound.cost, bound.price_per_nat), (13.0, 2.0));
     let reasons = Reason::of_plan(&problem, &[1, 0]);
     let (cheaper, safer) = (reasons[0].cheaper.unwrap(), reasons[0].safer.unwrap());
-    assert_eq!((cheaper.strategy, cheaper.energy_change_j, cheaper.sensitivity_change_nats), (2, -1.0, 3.0));
-    assert_eq!((safer.strategy, safer.rate_j_per_nat()), (0, 6.0));
+    assert_eq!((cheaper.strategy, cheaper.cost_change, cheaper.sensitivity_change_nats), (2, -1.0, 3.0));
+    assert_eq!((safer.strategy, safer.rate_per_nat()), (0, 6.0));
     assert_eq!(reasons[1].safer, None);
 }
 
@@ -135,7 +140,7 @@ fn a_limit_on_bytes_can_cost_energy_and_can_be_out_of_reach() {
         totals: Totals { sensitivity_nats, energy_j, size_bytes, duration_s: 1.0 },
     };
     let group = vec![sized(0, 0.0, 1.0, 4.0), sized(1, 1.0, 2.0, 1.0)];
-    let problem = Problem { fixed: Totals::default(), groups: vec![group.clone(), group] };
+    let problem = Problem { groups: vec![group.clone(), group], ..Problem::default() };
     let within =
         |size_bytes| Front::of(&problem, &Limits { size_bytes: Some(size_bytes), ..Limits::default() });
     assert_eq!(within(8.0).point(0).plan, [0, 0]);

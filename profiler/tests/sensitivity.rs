@@ -50,7 +50,7 @@ fn the_short_cut_changes_no_result() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(&folder.path().join("journal"), &json!({}), false).unwrap();
     let mut walk = Walk::new(&mut session, &source, Strategy::Fp32, None, &probe).unwrap();
-    let rows = walk.measure(&groups, &STRATEGIES, &mut journal, &mut |_, _| Ok(())).unwrap();
+    let rows = walk.measure(&groups, &STRATEGIES, &mut journal, &mut |_, _, _| Ok(())).unwrap();
     for (group, row) in groups.iter().zip(&rows) {
         let mut last_error = 0.0;
         for (strategy, outcome) in STRATEGIES.iter().zip(&row.outcomes) {
@@ -94,7 +94,7 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() {
         let mut journal = Journal::open(&folder.path().join(file), &json!({}), resume).unwrap();
         let mut walk = Walk::new(&mut session, &source, Strategy::Fp32, None, &probe).unwrap();
         let mut steps = 0;
-        let rows = walk.measure(&groups, &STRATEGIES, &mut journal, &mut |done, _| {
+        let rows = walk.measure(&groups, &STRATEGIES, &mut journal, &mut |_, done, _| {
             steps = done;
             if done == stop_after { Err(ProfilerError::Protocol("stop".to_owned())) } else { Ok(()) }
         });

@@ -36,7 +36,7 @@ impl Piece {
 }
 
 /// Name of the module whose weight this is.
-pub(super) fn stem(weight: &str) -> &str {
+pub(crate) fn stem(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 

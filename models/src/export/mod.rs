@@ -24,6 +24,7 @@ use crate::error::{ModelError, Result};
 use crate::load::LoadedModel;
 use crate::{families, file};
 use layout::Piece;
+pub(crate) use layout::stem;
 use quantization_config::Group;
 use writer::Writer;
 
@@ -126,6 +127,12 @@ pub fn export(
     Ok(Exported { size_bytes, formats: formats.collect(), ragged })
 }
 
+/// What `config.json` says of a model that is quantized as `plan` says; `None` where nothing is.
+pub(crate) fn quantization_config(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Option<Value>> {
+    let (_, groups) = plan_items(model, plan)?;
+    Ok(quantization_config::describe(&groups))
+}
+
 /// Every weight with its layout, and the modules that share a scheme.
 fn plan_items<'a>(model: &'a LoadedModel, plan: &PrecisionPlan) -> Result<(Vec<Item<'a>>, Vec<Group>)> {
     let formats = plan.weight_formats(&model.graph);
@@ -134,7 +141,7 @@ fn plan_items<'a>(model: &'a LoadedModel, plan: &PrecisionPlan) -> Result<(Vec<I
     let mut items = Vec::with_capacity(formats.len());
     let mut groups = Vec::new();
     for ((spec, own), format) in model.graph.weights.iter().zip(&family.weights).zip(formats.iter()) {
-        let (module, stem) = (model.graph.modules.get(spec.module), layout::stem(&spec.name));
+        let (module, stem) = (model.graph.modules.get(spec.module), stem(&spec.name));
         let item = match spec.shape {
             WeightShape::Vector { .. } => {
                 // Gains and biases keep the format they have.

@@ -132,6 +132,22 @@ pub(super) fn find(metadata: &Metadata) -> Result<&'static Architecture> {
     })
 }
 
+/// What a matrix of a family is called in a GGUF file, without `.weight`; `None` where no architecture has it.
+pub(crate) fn stored_name(model_type: &str, name: &str) -> Option<String> {
+    // Families that are one architecture there.
+    let model_type = match model_type {
+        "mistral" | "yi" => "llama",
+        other => other,
+    };
+    let row = ARCHITECTURES.iter().find(|row| row.model_type == model_type)?;
+    let name = name.strip_prefix("bert.").filter(|_| row.name == "bert").unwrap_or(name);
+    let found = |names: Names, name: &str| names.iter().find(|(_, own)| *own == name).map(|row| row.0);
+    if let Some((layer, part)) = name.strip_prefix(row.block_prefix).and_then(|rest| rest.split_once('.')) {
+        return Some(format!("blk.{layer}.{}", found(row.block, part)?));
+    }
+    found(row.outer, name).map(str::to_owned)
+}
+
 fn missing(metadata: &Metadata, key: &str) -> ModelError {
     ModelError::MissingKey { origin: metadata.origin().to_owned(), key: key.to_owned() }
 }

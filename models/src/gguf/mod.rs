@@ -20,6 +20,7 @@ use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
 use architecture::Architecture;
+pub(crate) use architecture::stored_name;
 use block::BlockType;
 use container::Container;
 

@@ -9,6 +9,7 @@ mod options;
 mod output;
 mod self_test;
 mod session;
+mod stages;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ enum Command {
     Embed(commands::embed::Embed),
     Bench(commands::bench::Bench),
     Quantize(commands::quantize::Quantize),
+    Export(commands::export::Export),
     Sensors(commands::sensors::Sensors),
     Compare(commands::compare::Compare),
     Report(commands::report::Report),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Quantize(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Sensors(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Report(command) => command.run(),

@@ -69,7 +69,34 @@ fn a_resumed_run_ends_with_the_same_files_and_its_plan_can_be_run() {
             })
     );
 
+    // What the page shows is there, and what it says follows from the numbers.
+    let page = fs::read_to_string(out.join("plan.html")).unwrap();
+    for part in
+        ["<polyline", "class=\"dot plan\"", "class=\"heat", "Spearman", "more sensitive than the layers"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http") && !page.contains("undefined") && !page.contains("NaN"));
+    let findings = &after["findings"];
+    let figures = findings["correlations"]["figures"].as_array().unwrap();
+    for matrix in ["pearson", "spearman"] {
+        let rows = findings["correlations"][matrix].as_array().unwrap();
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!(row.as_array().unwrap().len(), figures.len());
+            // A figure goes with itself; a few roundings in f64.
+            assert!((row[index].as_f64().unwrap() - 1.0).abs() < 1e-9, "{matrix} {}", figures[index]);
+        }
+    }
+    let shares =
+        findings["kinds"].as_array().unwrap().iter().map(|row| row["energy_share"].as_f64().unwrap());
+    assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9);
+
     let file = out.join("plan.toml");
+    for target in ["compressed-tensors", "modelopt", "llama-quantize"] {
+        let run = joulewise(&["export", "demo:gpt2", "--plan", file.to_str().unwrap(), "--to", target]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(!run.stdout.is_empty());
+    }
     let run = joulewise(&[
         "generate",
         "demo:gpt2",

@@ -1,9 +1,8 @@
 //! What each format saves: energy and time of a request, group by group, measured on this device.
 //!
-//! The whole model is run in each strategy, round after round in shuffled order, and profiled in place; a group's cost
-//! under a strategy is that of its modules in the model that has this strategy everywhere. Rounds pair every strategy
-//! with the reference minutes apart at most, so drift of clock and load mostly cancels in the difference, and groups
-//! of equal shape stand for each other, so their noise shrinks with the number of layers. Nothing is interpolated.
+//! The whole model is run in each strategy, in turns with the reference, and profiled in place; a group's cost under a
+//! strategy is that of its modules in the model that has this strategy everywhere. Groups of equal shape cost the same
+//! and are taken together. Nothing is interpolated.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,11 +11,12 @@ use joulewise_engine::{ModelGraph, Session, TokenBatch};
 use serde::{Deserialize, Serialize};
 
 use super::group::Group;
+use super::median::Median;
+use super::turns::{Turn, relative_to_reference};
 use crate::energy::Provenance;
 use crate::error::Result;
 use crate::profile::{Setup, profile};
 use crate::report::json::{Attribution, PhaseProfile};
-use crate::statistics::Summary;
 use crate::workload::SessionWorkload;
 
 /// The work that a plan is made for.
@@ -132,9 +132,13 @@ pub struct PairCost {
     pub saving_j: f64,
     /// Half width of the 95 % interval of the saving; 0 for the reference itself.
     pub saving_ci95_j: Option<f64>,
+    /// Time less than under the reference.
+    pub saving_s: f64,
+    /// Half width of its 95 % interval.
+    pub saving_ci95_s: Option<f64>,
     /// `estimated` where the pair was not run, whatever the sensor.
     pub provenance: Provenance,
-    /// The pair was run; else its energy follows from its bytes.
+    /// The pair was run and its energy resolved; else its energy follows from its bytes.
     pub is_measured: bool,
 }
 
@@ -143,7 +147,7 @@ pub struct PairCost {
 pub struct Costs {
     /// By group, then by strategy; the reference is strategy 0.
     pub pairs: Vec<Vec<PairCost>>,
-    /// The whole request under the reference: mean over the rounds.
+    /// The whole request under the reference: median over all turns.
     pub reference: Figure,
     /// Attribution that the energies of the groups come from.
     pub attribution: Attribution,
@@ -156,24 +160,36 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Sums up rounds, `rounds[round][strategy]`; the reference is strategy 0. `size_bytes[group][strategy]` serves the
-    /// cost model of pairs that no round resolved.
+    /// Sums up turns, by strategy; strategy 0 is the reference, which every turn has and which has none of its own.
+    /// `size_bytes[group][strategy]` serves the cost model of pairs that no turn resolved.
     ///
-    /// `None` when no round resolved the reference itself.
-    pub fn of_rounds(
+    /// `None` when no turn resolved the reference itself.
+    pub fn of_turns(
         graph: &ModelGraph,
         groups: &[Group],
-        rounds: &[Vec<RequestCost>],
+        turns: &[Vec<Turn>],
         size_bytes: &[Vec<Option<f64>>],
     ) -> Option<Costs> {
-        let first = rounds.first()?.first()?;
-        let all = || rounds.iter().flatten();
+        let all = || turns.iter().flatten().flat_map(|turn| [&turn.reference, &turn.own]);
+        let first = all().next()?;
         // Figures of different attributions cannot be compared; every profile has the first-order one.
         let is_common = all().all(|cost| cost.attributions == first.attributions);
         let common = first.attributions.first().copied().unwrap_or(Attribution::FirstOrder);
         let attribution = if is_common { common } else { Attribution::FirstOrder };
-        let figures = |cost: &RequestCost, group: usize| {
-            if is_common { cost.groups[group] } else { cost.groups_first_order[group] }
+        let provenance = all().map(|cost| cost.provenance).max()?;
+        let sum = |cost: &RequestCost, members: &[usize]| {
+            let groups = if is_common { &cost.groups } else { &cost.groups_first_order };
+            Figure {
+                energy_j: members.iter().map(|group| groups[*group].energy_j).sum(),
+                duration_s: members.iter().map(|group| groups[*group].duration_s).sum(),
+            }
+        };
+        let references = |of: &dyn Fn(&RequestCost) -> Figure| {
+            let all: Vec<Figure> = turns.iter().flatten().map(|turn| of(&turn.reference)).collect();
+            let energies: Vec<f64> = all.iter().filter_map(|figure| figure.energy_j).collect();
+            let times: Vec<f64> = all.iter().map(|figure| figure.duration_s).collect();
+            let energy_j = (!energies.is_empty()).then(|| Median::of(&energies).value);
+            Figure { energy_j, duration_s: Median::of(&times).value }
         };
         let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
         for (index, group) in groups.iter().enumerate() {
@@ -181,60 +197,51 @@ impl Costs {
         }
         let mut pairs = vec![Vec::new(); groups.len()];
         for members in classes.values() {
-            for strategy in 0..rounds[0].len() {
-                // One difference per round and member: drift that both sides share is gone.
-                let mut savings = Vec::new();
-                let (mut energies, mut references, mut times) = (Vec::new(), Vec::new(), Vec::new());
-                for (round, group) in rounds.iter().flat_map(|r| members.iter().map(move |g| (r, *g))) {
-                    let (own, reference) = (figures(&round[strategy], group), figures(&round[0], group));
-                    times.push(own.duration_s);
-                    references.extend(reference.energy_j);
-                    if let (Some(own), Some(reference)) = (own.energy_j, reference.energy_j) {
-                        energies.push(own);
-                        savings.push(reference - own);
-                    }
-                }
-                if references.is_empty() {
-                    return None;
-                }
-                let (energy, saving) = (Summary::of(&energies), Summary::of(&savings));
+            let n = members.len() as f64;
+            let whole = references(&|cost| sum(cost, members));
+            let reference_j = whole.energy_j? / n;
+            let reference_s = whole.duration_s / n;
+            for (strategy, turns) in turns.iter().enumerate() {
+                let is_reference = strategy == 0;
+                let energy = relative_to_reference(turns, |cost| sum(cost, members).energy_j);
+                let time = relative_to_reference(turns, |cost| Some(sum(cost, members).duration_s));
+                let half_width = |relative: &Median, of: f64| match relative.half_width() {
+                    _ if is_reference => Some(0.0),
+                    half_width => half_width.map(|half_width| of * half_width),
+                };
+                let relative_s = if is_reference { 1.0 } else { time.value };
                 for &group in members {
                     let sizes = &size_bytes[group];
                     let share = sizes[strategy].zip(sizes[0]).map(|(own, reference)| own / reference);
-                    let reference_j = Summary::of(&references).mean;
-                    pairs[group].push(if energies.is_empty() {
+                    let is_measured = is_reference || energy.n > 0;
+                    let relative_j = match (is_reference, is_measured) {
+                        (true, _) => 1.0,
+                        (false, true) => energy.value,
                         // The cost model: a group that is bound by memory costs what its bytes cost.
-                        let energy_j = reference_j * share.unwrap_or(1.0);
-                        PairCost {
-                            energy_j,
-                            duration_s: Summary::of(&times).mean,
-                            saving_j: reference_j - energy_j,
-                            saving_ci95_j: None,
-                            provenance: Provenance::Estimated,
-                            is_measured: false,
-                        }
-                    } else {
-                        PairCost {
-                            energy_j: energy.mean,
-                            duration_s: Summary::of(&times).mean,
-                            saving_j: saving.mean,
-                            saving_ci95_j: if strategy == 0 { Some(0.0) } else { saving.ci95 },
-                            provenance: all().map(|cost| cost.provenance).max()?.max(Provenance::Derived),
-                            is_measured: true,
-                        }
+                        (false, false) => share.unwrap_or(1.0),
+                    };
+                    pairs[group].push(PairCost {
+                        energy_j: reference_j * relative_j,
+                        duration_s: reference_s * relative_s,
+                        saving_j: reference_j * (1.0 - relative_j),
+                        saving_ci95_j: half_width(&energy, reference_j).filter(|_| is_measured),
+                        saving_s: reference_s * (1.0 - relative_s),
+                        saving_ci95_s: half_width(&time, reference_s),
+                        provenance: if is_measured {
+                            provenance.max(Provenance::Derived)
+                        } else {
+                            Provenance::Estimated
+                        },
+                        is_measured,
                     });
                 }
             }
         }
-        let wholes: Vec<Figure> = rounds.iter().map(|round| round[0].whole).collect();
-        let energies: Vec<f64> = wholes.iter().filter_map(|whole| whole.energy_j).collect();
-        let times: Vec<f64> = wholes.iter().map(|whole| whole.duration_s).collect();
-        let energy_j = (!energies.is_empty()).then(|| Summary::of(&energies).mean);
         Some(Costs {
             pairs,
-            reference: Figure { energy_j, duration_s: Summary::of(&times).mean },
+            reference: references(&|cost| cost.whole),
             attribution,
-            provenance: first.provenance,
+            provenance,
             sensor: first.sensor.clone(),
             systematic_relative: all().map(|cost| cost.systematic_relative).fold(0.0, f64::max),
         })

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::additivity::Additivity;
 use super::bound::Bound;
 use super::cost::{Costs, PairCost};
+use super::findings::Findings;
 use super::front::Point;
-use super::problem::{Limits, Problem, Totals};
+use super::problem::{Limits, Objective, Problem, Totals};
 use super::reason::Reason;
 use super::sensitivity::{Impact, Outcome};
-use super::verify::{Verdict, Verified};
+use super::verify::{Saving, Verdict, Verified};
 
 /// Value of the field `schema` of `sensitivity.json`.
 pub const SCHEMA: &str = "joulewise-plan";
@@ -38,6 +39,8 @@ pub struct Study {
     pub holdout: DataShape,
     /// What the plan must not exceed.
     pub limits: Limits,
+    /// What it is to use least of.
+    pub objective: Objective,
     /// The groups, in program order.
     pub groups: Vec<GroupRow>,
     /// Energy and time.
@@ -56,8 +59,10 @@ pub struct Study {
     pub verified: Vec<Verified>,
     /// Loss within its limit, on held-out data.
     pub loss_verdict: Verdict,
-    /// Less energy than the reference.
-    pub energy_verdict: Verdict,
+    /// Lower cost than the reference.
+    pub cost_verdict: Verdict,
+    /// What it says of the model as a whole.
+    pub findings: Findings,
     /// What a reader should know besides.
     pub notes: Vec<String>,
 }
@@ -127,8 +132,8 @@ pub struct SolveRound {
     pub predicted_nats: f64,
     /// Divergence of the plan, run: its mean and one standard error.
     pub measured_nats: f64,
-    /// Predicted energy.
-    pub energy_j: f64,
+    /// Predicted cost, in the unit of the objective.
+    pub cost: f64,
     /// Whether the measured divergence keeps to the limit.
     pub is_accepted: bool,
 }
@@ -144,7 +149,7 @@ pub struct Chosen {
     pub predicted: Totals,
     /// What the reference adds up to.
     pub reference: Totals,
-    /// No plan within its sensitivity uses less than this.
+    /// No plan within its sensitivity costs less than this.
     pub bound: Option<Bound>,
     /// Why each group got what it got.
     pub reasons: Vec<Reason>,
@@ -181,10 +186,71 @@ impl Study {
         self.verified.first()
     }
 
+    /// What the plan saves of a model's cost.
+    pub fn saving_of(&self, model: &Verified) -> Option<Saving> {
+        let plan = self.verified_plan().filter(|plan| plan.name != model.name)?;
+        model.saving_of(plan, self.objective)
+    }
+
     /// The uniform strategies whose answers are as good as the plan's, or better.
     pub fn rivals(&self) -> Vec<&Verified> {
         let Some(plan) = self.verified_plan() else { return Vec::new() };
         let others = self.verified.iter().take(self.verified.len() - 1);
         others.filter(|other| other.is_as_good_as(plan)).collect()
+    }
+
+    /// Whether the plan costs less than each of its rivals.
+    pub fn against_uniform(&self) -> Standing {
+        let rivals = self.rivals();
+        let named = |verdict: Verdict| {
+            let is = |model: &&&Verified| {
+                self.saving_of(model).map_or(Verdict::Inconclusive, |saving| saving.verdict()) == verdict
+            };
+            rivals.iter().filter(is).map(|model| model.name.clone()).collect()
+        };
+        Standing {
+            objective: self.objective,
+            beaten: named(Verdict::Pass),
+            level: named(Verdict::Inconclusive),
+            ahead: named(Verdict::Fail),
+        }
+    }
+}
+
+/// How the plan stands among the uniform strategies whose answers are as good as its own, or better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    objective: Objective,
+    /// They cost more.
+    pub beaten: Vec<String>,
+    /// They cannot be told apart from it.
+    pub level: Vec<String>,
+    /// They cost less.
+    pub ahead: Vec<String>,
+}
+
+impl Standing {
+    /// The standing in a sentence.
+    pub fn sentence(&self) -> String {
+        let clause = |names: &[String], what: &str| {
+            (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+        };
+        let clauses: Vec<String> = [
+            clause(&self.beaten, "it beats"),
+            clause(&self.level, "it cannot be told apart from"),
+            clause(&self.ahead, "it is beaten by"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let what = self.objective.name();
+        let summary = if !self.ahead.is_empty() {
+            "a uniform strategy that answers as well or better costs less than the plan"
+        } else if !self.level.is_empty() {
+            "no uniform strategy that answers as well or better costs less than the plan"
+        } else {
+            "the plan beats every uniform strategy that answers as well or better"
+        };
+        format!("{summary} ({what}: {})", clauses.join("; "))
     }
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::document::{Pareto, Study};
 use super::plan_file;
 use crate::error::{ProfilerError, Result};
-use crate::report::replace;
+use crate::report::{plan_page, replace};
 
-/// Writes `plan.toml`, `pareto.json` and `sensitivity.json`; returns their paths.
+/// Writes `plan.toml`, `pareto.json`, `sensitivity.json` and `plan.html`; returns their paths.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -26,6 +26,7 @@ pub fn write(
         replace(directory, "plan.toml", plan_file::write(study, calibration).as_bytes())?,
         replace(directory, "pareto.json", &json(pareto)?)?,
         replace(directory, "sensitivity.json", &json(study)?)?,
+        replace(directory, "plan.html", plan_page::render(study, pareto)?.as_bytes())?,
     ])
 }
 

@@ -1,13 +1,13 @@
 //! All plans worth having: an exact dynamic programme over lists of undominated partial plans.
 //!
 //! Group by group, every kept partial plan is extended by every choice, and what another plan beats in all respects is
-//! dropped (Nemhauser and Ullmann 1969). What remains behind the last group is the whole Pareto front of energy against
+//! dropped (Nemhauser and Ullmann 1969). What remains behind the last group is the whole Pareto front of cost against
 //! sensitivity, not only the optimum for one budget. Sizes and times matter to dominance only where their limits can
 //! still be missed; a partial plan that is certain to keep to a limit counts as having none of it.
 
 use serde::{Deserialize, Serialize};
 
-use super::problem::{Choice, Limits, Problem, Totals};
+use super::problem::{Choice, Limits, Objective, Problem, Totals};
 
 /// Undominated partial plans that are kept per group; beyond, the front is thinned and says so.
 pub const MAX_STATES: usize = 400_000;
@@ -23,7 +23,7 @@ pub struct Point {
     pub plan: Vec<usize>,
 }
 
-/// The front, by rising sensitivity and falling energy.
+/// The front, by rising sensitivity and falling cost.
 #[derive(Clone, Debug, Default)]
 pub struct Front {
     states: Vec<State>,
@@ -53,7 +53,7 @@ impl Front {
         front.states.push(State { totals: problem.fixed, step: Step { parent: 0, choice: 0 } });
         for (index, choices) in problem.groups.iter().enumerate() {
             let rest = &problem.groups[index + 1..];
-            let filter = Filter::new(limits, rest);
+            let filter = Filter::new(limits, problem.objective, rest);
             let (mut kept, most) = if filter.is_plain() {
                 (extended(&front.states, choices, &filter), MAX_STATES)
             } else {
@@ -66,12 +66,13 @@ impl Front {
             front.levels.push(kept.iter().map(|state| state.step).collect());
             front.states = kept;
         }
-        // Sizes and times have done their part: the front itself is energy against sensitivity.
-        let mut best_j = f64::INFINITY;
+        // Limits have done their part: the front itself is cost against sensitivity.
+        let mut best = f64::INFINITY;
         let mut last = Vec::with_capacity(front.states.len());
         for (index, state) in front.states.iter().enumerate() {
-            if state.totals.energy_j < best_j {
-                best_j = state.totals.energy_j;
+            let cost = problem.objective.of(&state.totals);
+            if cost < best {
+                best = cost;
                 last.push(index);
             }
         }
@@ -111,7 +112,7 @@ impl Front {
         Point { totals: self.states[index].totals, plan }
     }
 
-    /// The plan of least energy within a sensitivity budget.
+    /// The plan of least cost within a sensitivity budget.
     pub fn best_within(&self, sensitivity_nats: f64) -> Option<Point> {
         let limits = Limits { sensitivity_nats: Some(sensitivity_nats), ..Limits::default() };
         let within = self.states.partition_point(|state| limits.allow(&state.totals));
@@ -122,12 +123,13 @@ impl Front {
 /// What the groups that are still to come can add, at least and at most.
 struct Filter<'a> {
     limits: &'a Limits,
+    objective: Objective,
     least: Totals,
     most: Totals,
 }
 
 impl<'a> Filter<'a> {
-    fn new(limits: &'a Limits, rest: &[Vec<Choice>]) -> Self {
+    fn new(limits: &'a Limits, objective: Objective, rest: &[Vec<Choice>]) -> Self {
         let (mut least, mut most) = (Totals::default(), Totals::default());
         for choices in rest {
             let extreme = |of: fn(&Totals) -> f64, fold: fn(f64, f64) -> f64, start| {
@@ -142,7 +144,7 @@ impl<'a> Filter<'a> {
             least = least + all(f64::min, f64::INFINITY);
             most = most + all(f64::max, f64::NEG_INFINITY);
         }
-        Filter { limits, least, most }
+        Filter { limits, objective, least, most }
     }
 
     fn can_keep_to_limits(&self, totals: &Totals) -> bool {
@@ -173,15 +175,15 @@ struct Cursor<'a> {
     extension: Totals,
     next: usize,
     sensitivity_nats: f64,
-    energy_j: f64,
+    cost: f64,
 }
 
 impl Cursor<'_> {
-    /// Goes on to the first state from `next` on that uses less than `best_j`; false when there is none.
-    fn seek(&mut self, best_j: f64, filter: &Filter<'_>) -> bool {
+    /// Goes on to the first state from `next` on that costs less than `best`; false when there is none.
+    fn seek(&mut self, best: f64, filter: &Filter<'_>) -> bool {
         while let Some(state) = self.states.get(self.next) {
-            self.energy_j = state.totals.energy_j + self.extension.energy_j;
-            if self.energy_j < best_j {
+            self.cost = filter.objective.of(&state.totals) + filter.objective.of(&self.extension);
+            if self.cost < best {
                 self.sensitivity_nats = state.totals.sensitivity_nats + self.extension.sensitivity_nats;
                 return filter.can_keep_to_limits(&(state.totals + self.extension));
             }
@@ -191,44 +193,44 @@ impl Cursor<'_> {
     }
 }
 
-/// Every undominated extension of states that are sorted by rising sensitivity and falling energy: the lists are
+/// Every undominated extension of states that are sorted by rising sensitivity and falling cost: the lists are
 /// merged, and each skips what is no better than the last state that was kept. Few lists: looking at all beats a heap.
 fn extended(states: &[State], choices: &[Choice], filter: &Filter<'_>) -> Vec<State> {
-    let mut best_j = f64::INFINITY;
+    let mut best = f64::INFINITY;
     let cursor = |(choice, extension): (usize, &Choice)| {
         let extension = extension.totals;
-        Cursor { states, choice, extension, next: 0, sensitivity_nats: 0.0, energy_j: 0.0 }
+        Cursor { states, choice, extension, next: 0, sensitivity_nats: 0.0, cost: 0.0 }
     };
     let mut cursors: Vec<Cursor<'_>> = choices.iter().enumerate().map(cursor).collect();
-    cursors.retain_mut(|cursor| cursor.seek(best_j, filter));
+    cursors.retain_mut(|cursor| cursor.seek(best, filter));
     let mut kept = Vec::with_capacity(2 * states.len());
     while !cursors.is_empty() {
         let mut first = 0;
         for (index, cursor) in cursors.iter().enumerate().skip(1) {
             let other = &cursors[first];
             let is_earlier = cursor.sensitivity_nats < other.sensitivity_nats
-                || cursor.sensitivity_nats == other.sensitivity_nats && cursor.energy_j < other.energy_j;
+                || cursor.sensitivity_nats == other.sensitivity_nats && cursor.cost < other.cost;
             if is_earlier {
                 first = index;
             }
         }
         let cursor = &mut cursors[first];
-        if cursor.energy_j < best_j {
-            best_j = cursor.energy_j;
+        if cursor.cost < best {
+            best = cursor.cost;
             kept.push(State {
                 totals: states[cursor.next].totals + cursor.extension,
                 step: Step { parent: cursor.next as u32, choice: cursor.choice as u16 },
             });
         }
         cursor.next += 1;
-        if !cursor.seek(best_j, filter) {
+        if !cursor.seek(best, filter) {
             cursors.swap_remove(first);
         }
     }
     kept
 }
 
-/// The same where less size or time is a merit, too.
+/// The same where less size or time is a merit besides.
 fn extended_constrained(states: &[State], choices: &[Choice], filter: &Filter<'_>) -> Vec<State> {
     let mut all: Vec<State> = Vec::with_capacity(states.len() * choices.len());
     for (choice, extension) in choices.iter().enumerate() {
@@ -240,13 +242,15 @@ fn extended_constrained(states: &[State], choices: &[Choice], filter: &Filter<'_
     all.retain(|state| filter.can_keep_to_limits(&state.totals));
     all.sort_by(|a, b| {
         let (a, b) = (&a.totals, &b.totals);
-        a.sensitivity_nats.total_cmp(&b.sensitivity_nats).then(a.energy_j.total_cmp(&b.energy_j))
+        a.sensitivity_nats
+            .total_cmp(&b.sensitivity_nats)
+            .then(filter.objective.of(a).total_cmp(&filter.objective.of(b)))
     });
     let mut kept: Vec<(State, (f64, f64))> = Vec::new();
     for state in all {
         let clipped = filter.clipped(&state.totals);
         let is_dominated = kept.iter().any(|(other, other_clipped)| {
-            other.totals.energy_j <= state.totals.energy_j
+            filter.objective.of(&other.totals) <= filter.objective.of(&state.totals)
                 && other_clipped.0 <= clipped.0
                 && other_clipped.1 <= clipped.1
         });

@@ -33,7 +33,8 @@ struct Line {
 const RUN: &str = "run";
 
 impl Journal {
-    /// A journal of the run that `run` describes: a new one, or, when `resume` is set, the one in the file.
+    /// A journal of the run that `run` describes: a new one, or, when `resume` is set, the one in the file. A file that
+    /// is not resumed is kept beside it as `*.previous`.
     ///
     /// # Errors
     /// When the file cannot be read or written, or belongs to another run.
@@ -48,6 +49,10 @@ impl Journal {
                 difference(other, run)
             );
             return Err(ProfilerError::Protocol(message));
+        }
+        if !resume && path.exists() {
+            let previous = path.with_added_extension("previous");
+            std::fs::rename(path, &previous).map_err(ProfilerError::io(path))?;
         }
         let mut options = OpenOptions::new();
         options.create(true).write(true).truncate(true);

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::Study;
 use super::group::Group;
+use super::problem::Objective;
 use super::reason::Alternative;
 use crate::error::{ProfilerError, Result};
 use crate::report::quantity::si;
@@ -225,6 +226,7 @@ pub fn write(study: &Study, calibration: &Calibration) -> String {
         }
     }
     line("\n[budget]".into());
+    line(format!("minimize = {}", quoted(study.objective.name())));
     line("metric = \"kl_mean_nats\"".into());
     if let Some(limit) = study.limits.sensitivity_nats {
         line(format!("max = {limit}"));
@@ -245,11 +247,11 @@ pub fn write(study: &Study, calibration: &Calibration) -> String {
     line(format!("provenance = {}", quoted(study.costs.provenance.name())));
     if let Some(plan) = study.verified_plan() {
         line(format!("\n[verified]   # on {}", study.holdout.source));
-        let energy = plan.energy();
-        line(format!("energy_j = {}", energy.mean));
+        let energy = plan.cost(plan, Objective::Energy);
+        line(format!("energy_j = {}", energy.value));
         line(format!("kl_nats = {}", plan.divergence.kl_nats.mean));
         line(format!("loss = {}", quoted(study.loss_verdict.name())));
-        line(format!("energy = {}", quoted(study.energy_verdict.name())));
+        line(format!("saving = {}", quoted(study.cost_verdict.name())));
     }
     let is_static = |index: usize| chosen.strategies[index] == Strategy::Int8.name();
     let paths = study.groups.iter().enumerate().filter(|(index, _)| is_static(*index));
@@ -272,6 +274,7 @@ pub fn reasons(
     safer: Option<&Alternative>,
 ) -> Vec<String> {
     let nats = |nats: f64| si(nats, "nats");
+    let cost = |cost: f64| si(cost, study.objective.unit());
     let mut lines = Vec::new();
     let group = &study.groups[index];
     let place = study.strategies.iter().position(|name| *name == study.chosen.strategies[index]);
@@ -286,18 +289,18 @@ pub fn reasons(
         Some(other) => lines.push(format!(
             "{} would save {} more and cost {} ({} per nat)",
             study.strategies[other.strategy],
-            si(-other.energy_change_j, "J"),
+            cost(-other.cost_change),
             nats(other.sensitivity_change_nats),
-            si(other.rate_j_per_nat(), "J"),
+            cost(other.rate_per_nat()),
         )),
-        None => lines.push("nothing that can be run here uses less".to_owned()),
+        None => lines.push("nothing that can be chosen here costs less".to_owned()),
     }
     if let Some(other) = safer {
         lines.push(format!(
             "{} would give back {} for {}",
             study.strategies[other.strategy],
             nats(-other.sensitivity_change_nats),
-            si(other.energy_change_j, "J"),
+            cost(other.cost_change),
         ));
     }
     let causes = group.pairs.iter().zip(&study.strategies);

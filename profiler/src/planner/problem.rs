@@ -1,4 +1,4 @@
-//! What the planner decides: one choice per group, at the least energy within limits.
+//! What the planner decides: one choice per group, at the least cost within limits.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,48 @@ impl std::ops::Add for Totals {
     }
 }
 
+/// What a plan is to use least of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Joules of a request.
+    #[default]
+    Energy,
+    /// Seconds of a request.
+    Time,
+    /// Bytes of the weights.
+    Bytes,
+}
+
+impl Objective {
+    /// How much of it something uses.
+    pub fn of(self, totals: &Totals) -> f64 {
+        match self {
+            Objective::Energy => totals.energy_j,
+            Objective::Time => totals.duration_s,
+            Objective::Bytes => totals.size_bytes,
+        }
+    }
+
+    /// Its unit.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Objective::Energy => "J",
+            Objective::Time => "s",
+            Objective::Bytes => "B",
+        }
+    }
+
+    /// Name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Energy => "energy",
+            Objective::Time => "time",
+            Objective::Bytes => "bytes",
+        }
+    }
+}
+
 /// One way to keep the weights of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -40,6 +82,8 @@ pub struct Choice {
 /// Groups with their feasible choices; a group without any makes every plan infeasible.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
+    /// What is to be used least of.
+    pub objective: Objective,
     /// What no choice changes.
     pub fixed: Totals,
     /// Choices of each group.

@@ -112,7 +112,7 @@ impl<'a> Walk<'a> {
 
     /// Measures every pair of a group and a strategy, and each group's impact, in program order.
     ///
-    /// `on_step` is told how many are done and how many there are, and may stop by an error of its own.
+    /// `on_step` is told what was done, how many are done and how many there are, and may stop by an error of its own.
     ///
     /// # Errors
     /// Those of the engine, of the journal and of `on_step`.
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
         groups: &[Group],
         strategies: &[Strategy],
         journal: &mut Journal,
-        on_step: &mut dyn FnMut(usize, usize) -> Result<()>,
+        on_step: &mut dyn FnMut(&str, usize, usize) -> Result<()>,
     ) -> Result<Vec<GroupSensitivity>> {
         let all = groups.len() * (strategies.len() + 1);
         let mut done = 0;
@@ -129,14 +129,14 @@ impl<'a> Walk<'a> {
         for group in groups {
             let impact = journal.once(&format!("impact {}", group.name), || self.impact(group))?;
             done += 1;
-            on_step(done, all)?;
+            on_step(&group.name, done, all)?;
             let mut reference_outputs = None;
             let mut outcomes = Vec::with_capacity(strategies.len());
             for strategy in strategies {
                 let key = format!("sensitivity {} {strategy}", group.name);
                 outcomes.push(journal.once(&key, || self.outcome(group, *strategy, &mut reference_outputs))?);
                 done += 1;
-                on_step(done, all)?;
+                on_step(&format!("{} {strategy}", group.name), done, all)?;
             }
             rows.push(GroupSensitivity { name: group.name.clone(), impact, outcomes });
         }

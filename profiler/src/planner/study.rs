@@ -11,17 +11,19 @@ use joulewise_engine::{
 
 use super::additivity::Additivity;
 use super::bound::Bound;
-use super::cost::{Costs, Request, RequestCost};
+use super::cost::{Costs, Request};
 use super::document::{Chosen, DataShape, Pareto, RequestShape, SCHEMA, Study};
+use super::findings::Findings;
 use super::front::{Front, Point};
 use super::group::Group;
 use super::journal::Journal;
 use super::probe::Probe;
-use super::problem::{Limits, Problem};
+use super::problem::{Limits, Objective, Problem};
 use super::reason::Reason;
 use super::sensitivity::{Walk, plan_of};
+use super::turns::{Bench, Turn};
 use crate::energy::Provenance;
-use crate::error::{ProfilerError, Result};
+use crate::error::Result;
 use crate::profile::Setup;
 
 /// What a planning run is told.
@@ -40,9 +42,11 @@ pub struct Settings<'a> {
     pub request: Request,
     /// What it must not exceed.
     pub limits: Limits,
+    /// What it is to use least of.
+    pub objective: Objective,
     /// Strategies that a person has pinned, by path of a module.
     pub pinned: Vec<(String, Strategy)>,
-    /// Rounds of each measurement of energy.
+    /// Rounds of each measurement of energy, of two turns each.
     pub energy_rounds: usize,
     /// Random plans that test whether losses and savings add up.
     pub random_plans: usize,
@@ -50,9 +54,21 @@ pub struct Settings<'a> {
     pub seed: u64,
 }
 
-/// Told of each step: what is going on, how much of it is done, how much there is. An error ends the run; what is in
-/// the journal stays there.
-pub type OnStep<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Result<()>;
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// What is going on.
+    pub stage: &'a str,
+    /// What was just done.
+    pub what: &'a str,
+    /// How much of the stage is done.
+    pub done: usize,
+    /// How much there is.
+    pub all: usize,
+}
+
+/// Told of each step. An error ends the run; what is in the journal stays there.
+pub type OnStep<'a> = &'a mut dyn FnMut(&Step<'_>) -> Result<()>;
 
 /// A run under way.
 struct Run<'a> {
@@ -81,7 +97,9 @@ pub fn plan(
     on_step: OnStep<'_>,
 ) -> Result<(Study, Pareto, Arc<Calibration>)> {
     let graph = session.graph().clone();
+    on_step(&Step { stage: "calibration", what: "", done: 0, all: 1 })?;
     let calibration = Arc::new(calibrate(session, settings.probe.0)?);
+    on_step(&Step { stage: "calibration", what: "", done: 1, all: 1 })?;
     let run = Run {
         settings,
         source,
@@ -93,30 +111,33 @@ pub fn plan(
         calibration,
     };
     let device = session.device().to_owned();
+    // Losses first: they need no quiet machine.
+    let mut verified = run.uniform_losses(session, journal, on_step)?;
     let mut walk =
         Walk::new(session, source, settings.reference, Some(run.calibration.clone()), settings.probe.0)?;
-    let sensitivities = walk.measure(&run.groups, &settings.strategies, journal, &mut |done, all| {
-        on_step("sensitivity", done, all)
-    })?;
+    let sensitivities =
+        walk.measure(&run.groups, &settings.strategies, journal, &mut |what, done, all| {
+            on_step(&Step { stage: "sensitivity", what, done, all })
+        })?;
     let costs = run.costs(walk.session(), &sensitivities, journal, on_step)?;
     let mut rows = run.rows(walk.session(), &sensitivities, &costs)?;
     let problem = run.problem(walk.session(), &mut rows, &costs)?;
-    let (additive_loss, additive_energy) = run.additivity(&mut walk, &problem, journal, on_step)?;
+    let (additive_loss, additive_energy) = run.additivity(&mut walk, &problem, &costs, journal, on_step)?;
     let front = Front::of(&problem, &Limits { sensitivity_nats: None, ..settings.limits });
     let slope = additive_loss.as_ref().map_or(1.0, |fit| fit.slope);
     let (best, rounds) = run.solve(&mut walk, &problem, &front, slope, journal, on_step)?;
     let strategies = run.strategies_of(&problem, &best.plan);
-    let verified = run.verify(session, &strategies, journal, on_step)?;
+    run.verify(session, &strategies, &mut verified, journal, on_step)?;
     let chosen = run.chosen(&problem, &best);
     let notes = run.notes(&front, &costs, additive_loss.as_ref());
-    let (loss_verdict, energy_verdict) = run.verdicts(&verified);
+    let (loss_verdict, cost_verdict) = run.verdicts(&verified);
     let pareto = run.pareto(&front, &problem);
     let (request, data) = (&settings.request, |(probe, source): &(&Probe, String)| DataShape {
         source: source.clone(),
         texts: probe.texts(),
         items: probe.items(),
     });
-    let study = Study {
+    let mut study = Study {
         schema: SCHEMA.to_owned(),
         generator: concat!("joulewise ", env!("CARGO_PKG_VERSION")).to_owned(),
         model: settings.model.clone(),
@@ -130,6 +151,7 @@ pub fn plan(
         probe: data(&settings.probe),
         holdout: data(&settings.holdout),
         limits: settings.limits,
+        objective: settings.objective,
         groups: rows,
         costs,
         problem,
@@ -139,9 +161,11 @@ pub fn plan(
         chosen,
         verified,
         loss_verdict,
-        energy_verdict,
+        cost_verdict,
+        findings: Findings::default(),
         notes,
     };
+    study.findings = Findings::of(&study);
     let calibration = run.calibration.clone();
     Ok((study, pareto, calibration))
 }
@@ -166,19 +190,16 @@ impl Run<'_> {
         super::additivity::strategies_of(problem, &self.strategies, plan)
     }
 
-    fn cost(&self, session: &Session, plan: &PrecisionPlan) -> Result<RequestCost> {
-        let mut variant = session.with_plan(self.source, plan)?;
-        let cost = RequestCost::measure(
-            &mut variant,
-            &self.settings.request,
-            &self.groups,
-            self.setup,
-            self.is_interrupted,
-        )?;
-        if (self.is_interrupted)() {
-            return Err(ProfilerError::Protocol("interrupted while measuring energy".to_owned()));
-        }
-        Ok(cost)
+    /// A plan in turns with the model of `reference`.
+    fn turns(&self, reference: &mut Session, plan: &PrecisionPlan) -> Result<Vec<Turn>> {
+        let mut own = reference.with_plan(self.source, plan)?;
+        let bench = Bench {
+            request: &self.settings.request,
+            groups: &self.groups,
+            setup: self.setup,
+            is_interrupted: self.is_interrupted,
+        };
+        bench.turns(reference, &mut own)
     }
 
     fn chosen(&self, problem: &Problem, best: &Point) -> Chosen {
@@ -225,8 +246,10 @@ impl Run<'_> {
     fn notes(&self, front: &Front, costs: &Costs, additive: Option<&Additivity>) -> Vec<String> {
         let mut notes = Vec::new();
         if costs.provenance == Provenance::Estimated {
-            let note = "no sensor measures this device: every joule is an estimate from times, of ± 50 % and common to all";
-            notes.push(note.to_owned());
+            notes.push(format!(
+                "no sensor measures this device: joules are estimated from processor time ({}), within ± 50 % that all figures share; differences between formats are differences in time",
+                costs.sensor
+            ));
         }
         let estimated = costs.pairs.iter().flatten().filter(|pair| !pair.is_measured).count();
         if estimated > 0 {

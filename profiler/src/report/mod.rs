@@ -10,6 +10,8 @@ pub mod markdown;
 mod parts_view;
 mod phase;
 mod phase_view;
+mod plan_chart;
+pub mod plan_page;
 pub mod plan_table;
 pub mod quantity;
 pub mod study;

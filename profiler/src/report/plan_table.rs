@@ -1,6 +1,7 @@
 //! A planning run as tables for people.
 
 use crate::planner::document::Study;
+use crate::planner::problem::Objective;
 use crate::planner::sensitivity::Outcome;
 use crate::planner::verify::{Saving, Verified, mcnemar};
 use crate::report::quantity::{percent, si, si_with_ci};
@@ -33,7 +34,7 @@ pub fn groups(study: &Study) -> Table {
             format!(
                 "{}: {}, +{}",
                 name(other.strategy),
-                si(other.energy_change_j, "J"),
+                si(other.cost_change, study.objective.unit()),
                 si(other.sensitivity_change_nats, "nats")
             )
         });
@@ -50,37 +51,74 @@ pub fn groups(study: &Study) -> Table {
     table(&["group", "kind", "keeps as", "loss alone", "saves per request", "next cheaper"], rows)
 }
 
-/// One row per model on held-out data, by rising energy.
+/// One row per kind of layer: what it takes, what it loses at the yardstick, what can be saved, what was chosen.
+pub fn kinds(study: &Study) -> Table {
+    let unit = study.objective.unit();
+    let rows = study.findings.kinds.iter().map(|row| {
+        let chosen: Vec<String> = row.chosen.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        vec![
+            row.kind.clone(),
+            row.groups.to_string(),
+            percent(row.energy_share),
+            percent(row.parameters_share),
+            row.sensitivity_nats.map_or("–".to_owned(), |nats| si(nats, "nats")),
+            si(row.removed_nats, "nats"),
+            si(row.possible_saving, unit),
+            chosen.join(", "),
+        ]
+    });
+    let loss = format!("loss of one as {}", study.findings.yardstick);
+    let header = ["kind", "groups", "energy", "parameters", &loss, "loss of one removed", "can save", "plan"];
+    table(&header, rows.collect())
+}
+
+/// One row per figure: its rank correlations with the others.
+pub fn rank_correlations(study: &Study) -> Table {
+    let correlations = &study.findings.correlations;
+    let rows = correlations.figures.iter().zip(&correlations.spearman).map(|(name, row)| {
+        let cell = |value: &Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:+.2}"));
+        [name.clone()].into_iter().chain(row.iter().map(cell)).collect()
+    });
+    let header: Vec<&str> = [""].into_iter().chain(correlations.figures.iter().map(String::as_str)).collect();
+    table(&header, rows.collect())
+}
+
+/// One row per model on held-out data, by rising cost.
 pub fn verified(study: &Study) -> Table {
-    let Some(reference) = study.verified_reference() else { return table(&[], Vec::new()) };
+    let Some(plan) = study.verified_plan() else { return table(&[], Vec::new()) };
+    let cost = |model: &Verified, objective| model.cost(plan, objective);
     let mut models: Vec<&Verified> = study.verified.iter().collect();
-    models.sort_by(|a, b| a.energy().mean.total_cmp(&b.energy().mean));
+    let of = |model: &Verified| cost(model, study.objective).value;
+    models.sort_by(|a, b| of(a).total_cmp(&of(b)));
     let rows = models.into_iter().map(|model| {
         let divergence = &model.divergence;
-        let energy = model.energy();
+        let energy = cost(model, Objective::Energy);
         let loss = divergence
             .loss_change_nats
             .map_or("–".to_owned(), |loss| si_with_ci(loss.mean, loss.ci95, "nats"));
+        let saved = study.saving_of(model).map_or("–".to_owned(), saving);
         vec![
             model.name.clone(),
-            si_with_ci(energy.mean, energy.ci95, "J"),
-            model.saving_over(reference).map_or("–".to_owned(), saving),
+            si_with_ci(energy.value, energy.half_width(), "J"),
+            si(cost(model, Objective::Time).value, "s"),
+            si(model.weight_bytes, "B"),
+            saved,
             si_with_ci(divergence.kl_nats.mean, divergence.kl_nats.ci95, "nats"),
             loss,
             percent(divergence.agreement),
             lost_and_won(model),
-            si(model.weight_bytes, "B"),
         ]
     });
     let header = [
         "model",
         "energy per request",
-        "saves",
+        "time",
+        "weights",
+        "plan saves",
         "mean KL",
         "loss change",
         "same answer",
         "lost / won",
-        "weights",
     ];
     table(&header, rows.collect())
 }
@@ -88,7 +126,10 @@ pub fn verified(study: &Study) -> Table {
 /// A saving in per cent with its interval.
 pub fn saving(saving: Saving) -> String {
     match saving.ci95 {
-        Some(ci95) => format!("{:.1} ± {:.1} %", 100.0 * saving.share, 100.0 * ci95),
+        Some((low, high)) if low == high => percent(saving.share),
+        Some((low, high)) => {
+            format!("{:.1} % [{:.1}, {:.1}]", 100.0 * saving.share, 100.0 * low, 100.0 * high)
+        }
         None => percent(saving.share),
     }
 }
@@ -114,48 +155,29 @@ pub fn verdict(study: &Study) -> Vec<String> {
         plan.divergence.items,
         limit.map_or("none".to_owned(), |limit| si(limit, "nats")),
     ));
-    if let Some(saved) = plan.saving_over(reference) {
+    if let Some(saved) = study.saving_of(reference) {
         lines.push(format!(
-            "energy: {} (saves {} of {}, {} [{}])",
-            study.energy_verdict.name(),
+            "{}: {} (saves {} of {}{})",
+            study.objective.name(),
+            study.cost_verdict.name(),
             saving(saved),
             reference.name,
-            study.costs.sensor,
-            study.costs.provenance,
+            match study.objective {
+                Objective::Energy => format!(", {} [{}]", study.costs.sensor, study.costs.provenance),
+                _ => String::new(),
+            },
         ));
     }
-    let rivals = study.rivals();
-    for rival in &rivals {
-        if let Some(saved) = plan.saving_over(rival) {
-            lines.push(format!(
-                "against {}, which answers as well or better: saves {}",
-                rival.name,
-                saving(saved)
-            ));
-        }
-    }
-    let best = rivals.iter().min_by(|a, b| a.energy().mean.total_cmp(&b.energy().mean));
-    if let Some(saved) = best.and_then(|best| plan.saving_over(best)) {
-        let beats = match saved.verdict() {
-            crate::planner::verify::Verdict::Pass => {
-                "the plan beats every uniform strategy of equal or better quality"
-            }
-            crate::planner::verify::Verdict::Fail => {
-                "a uniform strategy of equal or better quality uses less than the plan"
-            }
-            crate::planner::verify::Verdict::Inconclusive => {
-                "the plan and the best uniform strategy of equal or better quality cannot be told apart"
-            }
-        };
-        lines.push(beats.to_owned());
-    }
+    lines.push(study.against_uniform().sentence());
     if let Some(bound) = &study.chosen.bound {
-        let gap = study.chosen.predicted.energy_j / bound.energy_j - 1.0;
+        let gap = study.objective.of(&study.chosen.predicted) / bound.cost - 1.0;
+        let unit = study.objective.unit();
         lines.push(format!(
-            "no plan of its predicted loss uses less than {}; the plan is {:.2} % above that; the last nat saves {}",
-            si(bound.energy_j, "J"),
-            100.0 * gap,
-            si(bound.price_j_per_nat, "J"),
+            "no plan of its predicted loss costs less than {}; the plan is {:.2} % above that; the last nat saves {}",
+            si(bound.cost, unit),
+            // A sum in another order may fall a unit in the last place below.
+            100.0 * gap.max(0.0),
+            si(bound.price_per_nat, unit),
         ));
     }
     for (what, fit) in [("losses", &study.additive_loss), ("energies", &study.additive_energy)] {

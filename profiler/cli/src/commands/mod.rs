@@ -5,6 +5,7 @@ pub(crate) mod classify;
 pub(crate) mod compare;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod plan;
 pub(crate) mod profile;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use joulewise_engine::{OutputKind, Strategy, TokenBatch};
 use joulewise_models::{LoadedModel, ModelSpec, demo, load, synthetic};
 use joulewise_profiler::ProfilerError;
@@ -16,7 +16,7 @@ use joulewise_profiler::planner::files;
 use joulewise_profiler::planner::journal::Journal;
 use joulewise_profiler::planner::plan_file::PlanFile;
 use joulewise_profiler::planner::probe::{Probe, Sample, read_samples, spread, windows};
-use joulewise_profiler::planner::problem::Limits;
+use joulewise_profiler::planner::problem::{Limits, Objective};
 use joulewise_profiler::planner::study::{Settings, plan};
 use joulewise_profiler::profile::Setup;
 use joulewise_profiler::report::plan_table;
@@ -28,12 +28,13 @@ use super::profile::{catch_interrupt, prepare_folder};
 use crate::meter::{MeterOptions, start};
 use crate::options::RunOptions;
 use crate::session::{Chosen, Opened, place};
+use crate::stages::Stages;
 use crate::{Verdict, output};
 
 /// Measure what each format saves and spoils, layer by layer, and choose.
 ///
-/// Writes plan.toml (to edit, and to run with --plan), pareto.json, sensitivity.json and report.html. What is measured
-/// is kept as it goes: after Ctrl-C, --resume goes on. With --plan FILE, rows that are pinned there stay.
+/// Writes plan.toml (to edit, and to run with --plan), pareto.json, sensitivity.json and plan.html. What is measured
+/// is kept as it goes: after Ctrl-C, --resume goes on, and so it does after --rounds or limits were changed. With --plan FILE, rows that are pinned there stay.
 #[derive(Args)]
 pub(crate) struct Plan {
     /// Directory, `.gguf` file, `demo:<name>` or `synth:<preset>`.
@@ -59,6 +60,9 @@ pub(crate) struct Plan {
     /// Mean divergence (KL) from the reference that the plan may have, in nats per answer.
     #[arg(long, default_value_t = 0.01)]
     max_loss: f64,
+    /// What the plan is to use least of: joules or seconds of a request, or bytes of the weights.
+    #[arg(long, value_enum, default_value = "energy")]
+    minimize: Minimize,
     /// Bytes that the weights may have.
     #[arg(long)]
     max_bytes: Option<f64>,
@@ -77,7 +81,7 @@ pub(crate) struct Plan {
     /// Tokens that a decoder generates behind it.
     #[arg(long, default_value_t = 32)]
     generate: usize,
-    /// Rounds of each measurement of energy.
+    /// Rounds of each measurement of energy; each runs a format twice and the reference twice, in turns.
     #[arg(long)]
     rounds: Option<NonZeroUsize>,
     /// Take energies per layer by regression instead of by share of time: right where layers differ in power, and many
@@ -104,6 +108,24 @@ pub(crate) struct Plan {
     json: bool,
 }
 
+/// [`Objective`] on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum Minimize {
+    Energy,
+    Time,
+    Bytes,
+}
+
+impl From<Minimize> for Objective {
+    fn from(minimize: Minimize) -> Self {
+        match minimize {
+            Minimize::Energy => Objective::Energy,
+            Minimize::Time => Objective::Time,
+            Minimize::Bytes => Objective::Bytes,
+        }
+    }
+}
+
 impl Plan {
     pub(crate) fn run(mut self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
@@ -121,16 +143,17 @@ impl Plan {
         let mut opened = place(model, &self.run, &chosen)?;
         let (probe, holdout, names) = self.probes(&opened)?;
         let mut protocol = Protocol::quick();
-        // One trial a round: rounds are repeated instead, every strategy in each. A module by itself has warm weights,
-        // which flatters small ones, so energies are taken in place.
+        // One trial at a time: turns are repeated instead. The machine stays warm through all of them. A module by itself
+        // has warm weights, which flatters small ones, so energies are taken in place.
         (protocol.replay_trials, protocol.idle_s, protocol.seed) = (0, 0.0, self.seed);
+        protocol.warm_up_limit_s = 0.2;
         protocol.regression = self.regression;
         if !self.regression {
             (protocol.trials, protocol.max_trials) = (1, 1);
         }
         let meter = start(&self.meter)?;
         let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
-        let (rounds, random_plans) = if self.quick { (2, 4) } else { (4, 14) };
+        let (rounds, random_plans) = if self.quick { (3, 4) } else { (5, 14) };
         let settings = Settings {
             model: opened.model.name.clone(),
             reference: self.run.strategy,
@@ -143,13 +166,14 @@ impl Plan {
                 size_bytes: self.max_bytes,
                 duration_s: self.max_seconds,
             },
+            objective: self.minimize.into(),
             pinned,
             energy_rounds: self.rounds.map_or(rounds, NonZeroUsize::get),
             random_plans: self.random_plans.unwrap_or(random_plans),
             seed: self.seed,
         };
         let mut journal = self.journal(&settings, opened.session.device())?;
-        let bar = output::progress(&self.model, 0);
+        let mut stages = Stages::new();
         let result = plan(
             &mut opened.session,
             opened.model.weights.as_ref(),
@@ -157,17 +181,15 @@ impl Plan {
             &setup,
             &mut journal,
             &|| interrupted.load(Ordering::Relaxed),
-            &mut |what, done, all| {
-                bar.set_message(what.to_owned());
-                bar.set_length(all as u64);
-                bar.set_position(done as u64);
+            &mut |step| {
+                stages.show(step);
                 if interrupted.load(Ordering::Relaxed) {
                     return Err(ProfilerError::Protocol("interrupted".to_owned()));
                 }
                 Ok(())
             },
         );
-        bar.finish_and_clear();
+        stages.end();
         if interrupted.load(Ordering::Relaxed) {
             bail!("interrupted; what was measured is in {}, and --resume goes on there", self.out.display());
         }
@@ -205,7 +227,6 @@ impl Plan {
             "batch": settings.request.prompt.batch(),
             "tokens": settings.request.prompt.tokens(),
             "generate": settings.request.generate,
-            "rounds": settings.energy_rounds,
             "regression": self.regression,
             "seed": settings.seed,
         });
@@ -302,6 +323,13 @@ fn print(study: &Study) -> Result<()> {
         study.model, study.device, shape.batch, shape.prompt_tokens, study.probe.source, study.holdout.source
     ))?;
     show(&plan_table::groups(study))?;
+    show(&plan_table::kinds(study))?;
+    study.findings.conclusion.iter().try_for_each(output::line)?;
+    output::line(format!(
+        "rank correlations over the groups, losses and errors as {}:",
+        study.findings.yardstick
+    ))?;
+    show(&plan_table::rank_correlations(study))?;
     show(&plan_table::verified(study))?;
     plan_table::verdict(study).into_iter().try_for_each(output::line)?;
     study.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use joulewise_engine::{PrecisionPlan, Strategy};
 use joulewise_models::{Exported, ModelSpec, export, load};
+use joulewise_profiler::planner::plan_file::PlanFile;
 use joulewise_profiler::report::quantity::si;
 use serde::Serialize;
 
@@ -20,8 +21,11 @@ pub(crate) struct Quantize {
     /// Directory, `.gguf` file or `demo:<name>`.
     model: String,
     /// Formats of the weights: int8, fp8, int4, mxfp4, nvfp4, ...
-    #[arg(long)]
-    strategy: Strategy,
+    #[arg(long, required_unless_present = "plan")]
+    strategy: Option<Strategy>,
+    /// Formats layer by layer, from a file that `joulewise plan` has written.
+    #[arg(long, value_name = "FILE", conflicts_with = "strategy")]
+    plan: Option<PathBuf>,
     /// The directory to write, empty or not there yet.
     #[arg(long)]
     out: PathBuf,
@@ -50,7 +54,10 @@ struct FormatRow {
 impl Quantize {
     pub(crate) fn run(self) -> Result<Verdict> {
         let model = load(&ModelSpec::parse(&self.model)?)?;
-        let plan = PrecisionPlan::from(self.strategy);
+        let plan = match (&self.plan, self.strategy) {
+            (Some(path), _) => PlanFile::read(path)?.precision_plan(&model.graph)?,
+            (None, strategy) => PrecisionPlan::from(strategy.unwrap_or(Strategy::Fp32)),
+        };
         let bar = output::progress("quantize", model.graph.weights.len() as u64);
         let exported = export(&model, &plan, &self.out, |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();

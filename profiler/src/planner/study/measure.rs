@@ -5,14 +5,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 
-use super::{OnStep, Run};
+use super::{OnStep, Run, Step};
 use crate::error::{ProfilerError, Result};
-use crate::planner::cost::{Costs, RequestCost};
+use crate::planner::cost::{Costs, PairCost};
 use crate::planner::document::{GroupRow, PairRow};
 use crate::planner::group::Group;
 use crate::planner::journal::Journal;
-use crate::planner::problem::{Choice, Problem, Totals};
+use crate::planner::problem::{Choice, Objective, Problem, Totals};
 use crate::planner::sensitivity::{GroupSensitivity, Outcome};
+use crate::planner::turns::Turn;
 
 impl Run<'_> {
     /// Every strategy everywhere, as far as it can be: the costs of all pairs.
@@ -24,27 +25,29 @@ impl Run<'_> {
         on_step: OnStep<'_>,
     ) -> Result<Costs> {
         let n_rounds = self.settings.energy_rounds;
-        let all = n_rounds * self.strategies.len();
-        let mut rounds = Vec::with_capacity(n_rounds);
+        // The reference has no turns of its own: it is part of all others.
+        let all = n_rounds * (self.strategies.len() - 1);
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); self.strategies.len()];
+        let mut done = 0;
         for round in 0..n_rounds {
-            let mut order: Vec<usize> = (0..self.strategies.len()).collect();
+            let mut order: Vec<usize> = (1..self.strategies.len()).collect();
             order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(round as u64)));
-            let mut measured = vec![None; order.len()];
-            for (done, index) in order.into_iter().enumerate() {
+            for index in order {
                 let strategy = self.strategies[index];
                 let everywhere: Vec<Strategy> = sensitivities
                     .iter()
-                    .map(|row| match index.checked_sub(1).map(|index| &row.outcomes[index]) {
-                        Some(Outcome::Measured(_)) => strategy,
-                        _ => self.settings.reference,
+                    .map(|row| match &row.outcomes[index - 1] {
+                        Outcome::Measured(_) => strategy,
+                        Outcome::Infeasible { .. } => self.settings.reference,
                     })
                     .collect();
-                let key = format!("energy {round} {strategy}");
+                let key = format!("turns {round} {strategy}");
                 let plan = self.plan(&everywhere);
-                measured[index] = Some(journal.once(&key, || self.cost(session, &plan))?);
-                on_step("energy per format", round * self.strategies.len() + done + 1, all)?;
+                let measured: Vec<Turn> = journal.once(&key, || self.turns(session, &plan))?;
+                turns[index].extend(measured);
+                done += 1;
+                on_step(&Step { stage: "energy per format", what: strategy.name(), done, all })?;
             }
-            rounds.push(measured.into_iter().flatten().collect::<Vec<RequestCost>>());
         }
         let size = |outcome: &Outcome| match outcome {
             Outcome::Measured(effect) => Some(effect.size_bytes),
@@ -59,7 +62,7 @@ impl Run<'_> {
                 [reference].into_iter().chain(row.outcomes.iter().map(size)).collect()
             })
             .collect();
-        Costs::of_rounds(&self.graph, &self.groups, &rounds, &sizes).ok_or_else(|| {
+        Costs::of_turns(&self.graph, &self.groups, &turns, &sizes).ok_or_else(|| {
             let message =
                 "no sensor resolved the energy of the reference: give requests more work (--tokens, --batch)";
             ProfilerError::Protocol(message.to_owned())
@@ -132,8 +135,9 @@ impl Run<'_> {
     /// have a limit that it may be wanted for.
     pub(super) fn problem(&self, session: &Session, rows: &mut [GroupRow], costs: &Costs) -> Result<Problem> {
         let limits = &self.settings.limits;
-        let is_energy_all = limits.size_bytes.is_none() && limits.duration_s.is_none();
-        let mut problem = Problem::default();
+        let objective = self.settings.objective;
+        let is_cost_all = limits.size_bytes.is_none() && limits.duration_s.is_none();
+        let mut problem = Problem { objective, ..Problem::default() };
         for ((group, row), costs) in self.groups.iter().zip(rows.iter_mut()).zip(&costs.pairs) {
             let pinned = self.pinned(group);
             let mut choices = Vec::new();
@@ -144,9 +148,8 @@ impl Run<'_> {
                     pair.excluded = Some("another strategy is pinned".to_owned());
                     continue;
                 }
-                let is_noise = cost.saving_ci95_j.is_none_or(|ci95| cost.saving_j <= ci95);
-                if index > 0 && is_energy_all && !is_pinned && is_noise {
-                    pair.excluded = Some("saves no energy beyond the noise".to_owned());
+                if index > 0 && is_cost_all && !is_pinned && !saves(&cost, objective) {
+                    pair.excluded = Some(format!("saves no {} beyond the noise", objective.name()));
                     continue;
                 }
                 let sensitivity_nats = match &pair.outcome {
@@ -176,5 +179,15 @@ impl Run<'_> {
         problem.fixed.duration_s += costs.reference.duration_s;
         problem.fixed.size_bytes += session.weight_bytes() as f64;
         Ok(problem)
+    }
+}
+
+/// Whether a saving is more than its own error; bytes have none.
+fn saves(cost: &PairCost, objective: Objective) -> bool {
+    let beyond = |saving: f64, ci95: Option<f64>| ci95.is_some_and(|ci95| saving > ci95);
+    match objective {
+        Objective::Energy => beyond(cost.saving_j, cost.saving_ci95_j),
+        Objective::Time => beyond(cost.saving_s, cost.saving_ci95_s),
+        Objective::Bytes => true,
     }
 }

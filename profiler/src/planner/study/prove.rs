@@ -5,33 +5,35 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 
-use super::{OnStep, Run};
+use super::{OnStep, Run, Step};
 use crate::error::{ProfilerError, Result};
 use crate::planner::additivity::{Additivity, Trial, random_plans};
-use crate::planner::cost::RequestCost;
+use crate::planner::cost::{Costs, RequestCost};
 use crate::planner::document::SolveRound;
 use crate::planner::front::{Front, Point};
 use crate::planner::journal::Journal;
 use crate::planner::problem::Problem;
 use crate::planner::sensitivity::Walk;
+use crate::planner::turns::{Turn, relative_to_reference};
 use crate::planner::verify::{Verdict, Verified};
 
 /// Attempts at a plan that keeps to the limit when it is run.
 const SOLVE_ROUNDS: usize = 5;
 
 impl Run<'_> {
-    /// Random plans, run: losses on the probe, energies in rounds.
+    /// Random plans, run: losses on the probe, energies in turns with the reference.
     pub(super) fn additivity(
         &self,
         walk: &mut Walk<'_>,
         problem: &Problem,
+        costs: &Costs,
         journal: &mut Journal,
         on_step: OnStep<'_>,
     ) -> Result<(Option<Additivity>, Option<Additivity>)> {
         let plans = random_plans(problem, self.settings.random_plans, self.settings.seed);
-        let n_rounds = self.settings.energy_rounds.min(3);
+        let n_rounds = self.settings.energy_rounds.min(2);
         let all = plans.len() * (1 + n_rounds);
-        let what = "do losses and savings add up?";
+        let stage = "do losses and savings add up?";
         let strategies: Vec<Vec<Strategy>> =
             plans.iter().map(|plan| self.strategies_of(problem, plan)).collect();
         let totals: Vec<_> = plans.iter().map(|plan| problem.totals(plan)).collect();
@@ -42,25 +44,26 @@ impl Run<'_> {
                 journal.once(&format!("random plan {index} loss"), || walk.divergence_of(&plan))?;
             let predicted = totals[index].sensitivity_nats;
             losses.push(Trial { predicted, measured: divergence.kl_nats.mean });
-            on_step(what, index + 1, all)?;
+            on_step(&Step { stage, what: "loss of a random plan", done: index + 1, all })?;
         }
-        let mut measured = vec![Vec::new(); plans.len()];
+        let mut measured: Vec<Vec<Turn>> = vec![Vec::new(); plans.len()];
         for round in 0..n_rounds {
             for (index, strategies) in strategies.iter().enumerate() {
-                let key = format!("random plan {index} energy {round}");
+                let key = format!("random plan {index} turns {round}");
                 let plan = self.plan(strategies);
-                let cost: RequestCost = journal.once(&key, || self.cost(walk.session(), &plan))?;
-                measured[index].extend(cost.whole.energy_j);
-                on_step(what, plans.len() * (1 + round) + index + 1, all)?;
+                let turns: Vec<Turn> = journal.once(&key, || self.turns(walk.session(), &plan))?;
+                measured[index].extend(turns);
+                let done = plans.len() * (1 + round) + index + 1;
+                on_step(&Step { stage, what: "energy of a random plan", done, all })?;
             }
         }
-        let resolved = measured.iter().zip(&totals).filter(|(energies, _)| !energies.is_empty());
-        let energies: Vec<Trial> = resolved
-            .map(|(energies, totals)| Trial {
-                predicted: totals.energy_j,
-                measured: energies.iter().sum::<f64>() / energies.len() as f64,
-            })
-            .collect();
+        let reference_j = costs.reference.energy_j.unwrap_or(0.0);
+        let resolved = measured.iter().zip(&totals).filter_map(|(turns, totals)| {
+            let relative = relative_to_reference(turns, |cost| cost.whole.energy_j);
+            let measured = reference_j * relative.value;
+            (relative.n > 0).then_some(Trial { predicted: totals.energy_j, measured })
+        });
+        let energies: Vec<Trial> = resolved.collect();
         Ok((Additivity::of(&losses), Additivity::of(&energies)))
     }
 
@@ -79,7 +82,7 @@ impl Run<'_> {
         let mut rounds: Vec<SolveRound> = Vec::new();
         let mut best: Option<Point> = None;
         for round in 0..SOLVE_ROUNDS {
-            on_step("solve and run", round + 1, SOLVE_ROUNDS)?;
+            on_step(&Step { stage: "solve and run", what: "", done: round + 1, all: SOLVE_ROUNDS })?;
             let Some(point) = front.best_within(budget_nats) else { break };
             if rounds.iter().any(|round| round.predicted_nats == point.totals.sensitivity_nats) {
                 break;
@@ -95,10 +98,11 @@ impl Run<'_> {
                 budget_nats,
                 predicted_nats: point.totals.sensitivity_nats,
                 measured_nats,
-                energy_j: point.totals.energy_j,
+                cost: problem.objective.of(&point.totals),
                 is_accepted,
             });
-            let is_better = best.as_ref().is_none_or(|best| point.totals.energy_j < best.totals.energy_j);
+            let cost = |point: &Point| problem.objective.of(&point.totals);
+            let is_better = best.as_ref().is_none_or(|best| cost(&point) < cost(best));
             if is_accepted && is_better {
                 best = Some(point.clone());
             }
@@ -116,76 +120,92 @@ impl Run<'_> {
         Ok((best, rounds))
     }
 
-    /// The reference, every uniform strategy and the plan on held-out data, the plan last.
+    /// The reference and every uniform strategy that can run here, on held-out data.
+    pub(super) fn uniform_losses(
+        &self,
+        session: &mut Session,
+        journal: &mut Journal,
+        on_step: OnStep<'_>,
+    ) -> Result<Vec<Verified>> {
+        let mut walk = self.holdout(session)?;
+        let mut verified = Vec::new();
+        let all = self.strategies.len();
+        for (index, strategy) in self.strategies.iter().enumerate() {
+            let plan = self.uniform(*strategy);
+            let divergence = journal.once(&format!("verify {strategy} loss"), || {
+                // What cannot run here is left out, whatever the reason is.
+                Ok(walk.divergence_of(&plan).ok().filter(|divergence| divergence.is_finite))
+            })?;
+            if let Some(divergence) = divergence {
+                verified.push(Verified::new(strategy.name(), divergence, self.weight_bytes(&plan)));
+            }
+            let stage = "uniform formats on held-out data";
+            on_step(&Step { stage, what: strategy.name(), done: index + 1, all })?;
+        }
+        Ok(verified)
+    }
+
+    /// The plan on held-out data, and in turns with each of `verified`; the plan is appended.
     pub(super) fn verify(
         &self,
         session: &mut Session,
         strategies: &[Strategy],
+        verified: &mut Vec<Verified>,
         journal: &mut Journal,
         on_step: OnStep<'_>,
-    ) -> Result<Vec<Verified>> {
-        let what = "verify on held-out data";
-        let mut candidates: Vec<(String, PrecisionPlan)> = self
-            .strategies
-            .iter()
-            .map(|strategy| {
-                let calibration = Some(self.calibration.clone());
-                (strategy.name().to_owned(), PrecisionPlan { calibration, ..(*strategy).into() })
-            })
-            .collect();
-        candidates.push(("plan".to_owned(), self.plan(strategies)));
-        let tag: Vec<&str> = strategies.iter().map(|strategy| strategy.name()).collect();
-        let key = |name: &str, what: &str| match name {
-            // Another plan must not find the results of this one.
-            "plan" => format!("verify plan [{}] {what}", tag.join(",")),
-            name => format!("verify {name} {what}"),
-        };
+    ) -> Result<()> {
+        let stage = "verify the plan";
+        let plan = self.plan(strategies);
+        // Another plan must not find the results of this one.
+        let tag = self.names(strategies).join(",");
         let n_rounds = self.settings.energy_rounds;
-        let all = candidates.len() * (1 + n_rounds);
-        let mut verified = Vec::with_capacity(candidates.len());
-        let mut measured = vec![Vec::new(); candidates.len()];
-        // What cannot run here is left out, whatever the reason was.
-        let mut can_run = Vec::with_capacity(candidates.len());
-        {
-            let (reference, calibration) = (self.settings.reference, Some(self.calibration.clone()));
-            let holdout = self.settings.holdout.0;
-            let mut walk = Walk::new(session, self.source, reference, calibration, holdout)?;
-            for (index, (name, plan)) in candidates.iter().enumerate() {
-                let divergence = journal.once(&key(name, "loss"), || {
-                    Ok(match walk.divergence_of(plan) {
-                        Ok(divergence) if divergence.is_finite => Some(divergence),
-                        Err(error) if name == "plan" => return Err(error),
-                        _ => None,
-                    })
-                })?;
-                can_run.push(divergence);
-                on_step(what, index + 1, all)?;
-            }
-        }
+        let all = 1 + verified.len() * n_rounds;
+        let loss = journal
+            .once(&format!("verify plan [{tag}] loss"), || self.holdout(session)?.divergence_of(&plan))?;
+        on_step(&Step { stage, what: "loss on held-out data", done: 1, all })?;
+        let mut own = session.with_plan(self.source, &plan)?;
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); verified.len()];
+        let mut done = 1;
         for round in 0..n_rounds {
-            let mut order: Vec<usize> = (0..candidates.len()).collect();
+            let mut order: Vec<usize> = (0..verified.len()).collect();
             order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(1000 + round as u64)));
-            for (done, index) in order.into_iter().enumerate() {
-                let (name, plan) = &candidates[index];
-                if can_run[index].is_some() {
-                    let cost: RequestCost =
-                        journal.once(&key(name, &format!("energy {round}")), || self.cost(session, plan))?;
-                    measured[index].push(cost.whole);
-                }
-                on_step(what, candidates.len() * (1 + round) + done + 1, all)?;
+            for index in order {
+                let name = &verified[index].name;
+                let key = format!("verify {name} turns {round} with plan [{tag}]");
+                let uniform = self.uniform(name.parse()?);
+                let measured: Vec<Turn> = journal.once(&key, || self.turns(&mut own, &uniform))?;
+                turns[index].extend(measured);
+                done += 1;
+                on_step(&Step { stage, what: name, done, all })?;
             }
         }
-        for (((name, plan), divergence), figures) in candidates.iter().zip(can_run).zip(&measured) {
-            let Some(divergence) = divergence else { continue };
-            verified.push(Verified {
-                name: name.clone(),
-                divergence,
-                energies_j: figures.iter().filter_map(|figure| figure.energy_j).collect(),
-                durations_s: figures.iter().map(|figure| figure.duration_s).collect(),
-                weight_bytes: self.weight_bytes(plan),
-            });
+        let of = |costs: &mut dyn Iterator<Item = &RequestCost>| -> (Vec<f64>, Vec<f64>) {
+            costs.filter_map(|cost| Some((cost.whole.energy_j?, cost.whole.duration_s))).unzip()
+        };
+        let mut itself = Verified::new(Verified::PLAN, loss, self.weight_bytes(&plan));
+        for (model, turns) in verified.iter_mut().zip(&turns) {
+            let resolved = || {
+                let is_resolved = |turn: &&Turn| {
+                    turn.own.whole.energy_j.is_some() && turn.reference.whole.energy_j.is_some()
+                };
+                turns.iter().filter(is_resolved)
+            };
+            (model.energies_j, model.durations_s) = of(&mut resolved().map(|turn| &turn.own));
+            (model.plan_energies_j, model.plan_durations_s) = of(&mut resolved().map(|turn| &turn.reference));
+            itself.energies_j.extend(&model.plan_energies_j);
+            itself.durations_s.extend(&model.plan_durations_s);
         }
-        Ok(verified)
+        verified.push(itself);
+        Ok(())
+    }
+
+    fn holdout<'a>(&'a self, session: &'a mut Session) -> Result<Walk<'a>> {
+        let (reference, calibration) = (self.settings.reference, Some(self.calibration.clone()));
+        Walk::new(session, self.source, reference, calibration, self.settings.holdout.0)
+    }
+
+    fn uniform(&self, strategy: Strategy) -> PrecisionPlan {
+        PrecisionPlan { calibration: Some(self.calibration.clone()), ..strategy.into() }
     }
 
     /// Bytes of a model's weights under a plan.
@@ -196,14 +216,14 @@ impl Run<'_> {
         bytes.sum()
     }
 
-    /// Loss within its limit, and less energy than the reference; both on held-out data.
+    /// Loss within its limit on held-out data, and lower cost than the reference.
     pub(super) fn verdicts(&self, verified: &[Verified]) -> (Verdict, Verdict) {
         let (Some(reference), Some(plan)) = (verified.first(), verified.last()) else {
             return (Verdict::Inconclusive, Verdict::Inconclusive);
         };
         let limit = self.settings.limits.sensitivity_nats.unwrap_or(f64::INFINITY);
         let loss = Verdict::of(plan.divergence.kl_nats.interval(), limit);
-        let energy = plan.saving_over(reference).map_or(Verdict::Inconclusive, |saving| saving.verdict());
-        (loss, energy)
+        let saving = reference.saving_of(plan, self.settings.objective);
+        (loss, saving.map_or(Verdict::Inconclusive, |saving| saving.verdict()))
     }
 }
