@@ -132,20 +132,16 @@ pub(super) fn find(metadata: &Metadata) -> Result<&'static Architecture> {
     })
 }
 
-/// What a matrix of a family is called in a GGUF file, without `.weight`; `None` where no architecture has it.
-pub(crate) fn stored_name(model_type: &str, name: &str) -> Option<String> {
+/// What a matrix of a family is called in a GGUF file, without `.weight`; `None` where no architecture has it. A model
+/// that does not name its family is of the first whose names fit.
+pub(crate) fn stored_name(model_type: Option<&str>, name: &str) -> Option<String> {
     // Families that are one architecture there.
     let model_type = match model_type {
-        "mistral" | "yi" => "llama",
+        Some("mistral" | "yi") => Some("llama"),
         other => other,
     };
-    let row = ARCHITECTURES.iter().find(|row| row.model_type == model_type)?;
-    let name = name.strip_prefix("bert.").filter(|_| row.name == "bert").unwrap_or(name);
-    let found = |names: Names, name: &str| names.iter().find(|(_, own)| *own == name).map(|row| row.0);
-    if let Some((layer, part)) = name.strip_prefix(row.block_prefix).and_then(|rest| rest.split_once('.')) {
-        return Some(format!("blk.{layer}.{}", found(row.block, part)?));
-    }
-    found(row.outer, name).map(str::to_owned)
+    let mut rows = ARCHITECTURES.iter().filter(|row| model_type.is_none_or(|own| row.model_type == own));
+    rows.find_map(|row| row.stored_name(name))
 }
 
 fn missing(metadata: &Metadata, key: &str) -> ModelError {
@@ -181,6 +177,17 @@ impl Architecture {
             return Some(format!("{}{layer}.{}.{ending}", self.block_prefix, found(self.block, part)?));
         }
         Some(format!("{}.{ending}", found(self.outer, stem)?))
+    }
+
+    /// The other way round, of a matrix and without its ending.
+    fn stored_name(&self, name: &str) -> Option<String> {
+        let name = name.strip_prefix("bert.").filter(|_| self.name == "bert").unwrap_or(name);
+        let found = |names: Names, name: &str| names.iter().find(|(_, own)| *own == name).map(|row| row.0);
+        let in_block = name.strip_prefix(self.block_prefix).and_then(|rest| rest.split_once('.'));
+        match in_block {
+            Some((layer, part)) => Some(format!("blk.{layer}.{}", found(self.block, part)?)),
+            None => found(self.outer, name).map(str::to_owned),
+        }
     }
 
     fn key(&self, key: &str) -> String {

@@ -29,7 +29,7 @@ fn type_of(format: Format, k: usize) -> (&'static str, bool) {
 }
 
 pub(super) fn write(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Recipe> {
-    let family = model.config.model_type()?.unwrap_or_default();
+    let family = model.config.model_type()?;
     let (mut text, mut replaced) = (String::from("--allow-requantize"), Vec::new());
     let (mut unnamed, mut rounded) = (Vec::new(), Vec::new());
     for item in items(model, plan) {
@@ -52,7 +52,10 @@ pub(super) fn write(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Recipe>
         };
     }
     if text.lines().count() < 2 {
-        return Err(ModelError::NoRecipe { target: "llama-quantize", family: family.to_owned() });
+        return Err(ModelError::NoRecipe {
+            target: "llama-quantize",
+            family: family.unwrap_or("?").to_owned(),
+        });
     }
     text.push_str(" \\\n  MODEL-F16.gguf OUT.gguf f16\n");
     let mut notes = Vec::new();
