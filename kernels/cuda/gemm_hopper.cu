@@ -145,6 +145,8 @@ struct Task {
     u32 *counters;
     // Whether nothing in front writes the weights.
     int has_constant_weights;
+    // Rows of x that are fetched at once; what lies behind them in shared memory reaches only results that are dropped.
+    int box_rows;
 };
 
 // Without an address: an index would put the whole task into local memory.
@@ -210,65 +212,65 @@ __device__ __forceinline__ void finish(const Task &task, const Place &place,
                                        typename Element<T>::Sum *staging, const typename Element<T>::Sum (&d)[COUNT], int first_row) {
     const int CHUNKS = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32;
     const int n = select(task.n, place.matrix);
-    const float *bias = select(task.bias, place.matrix), *scale = select(task.column_scale, IS_GATE ? 1 : place.matrix);
     void *y = select(task.y, place.matrix);
     const bool is_aligned = are_rows_aligned(y, n),
                is_residual_aligned = are_rows_aligned(task.residual, task.residual_stride);
+    // What belongs to columns: of the only matrix, or of the gate and of what it lets through.
+    const int MATRICES = IS_GATE ? 2 : 1;
+    const float *scale[2] = {select(task.column_scale, IS_GATE ? 0 : place.matrix), task.column_scale[1]};
+    const float *bias[2] = {select(task.bias, IS_GATE ? 0 : place.matrix), task.bias[1]};
+    float of_row[2] = {1, 1};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = first_row + half * 8 + lane / 4;
+        if (Element<T>::has_scales && row < task.m)
+            of_row[half] = task.row_scale[row];
+    }
 #pragma unroll 1
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         const int col = place.col + chunk * CHUNK + lane % 4 * 8, count = min(n - col, 8);
-        float gates[2][8];
-        if (IS_GATE) {
-            stage(staging, d, chunk);
+        // Requested before sums go through shared memory.
+        float scales[MATRICES][8], biases[MATRICES][8], residual[2][8] = {};
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-                take_eight(gates[half], staging, half * 8 + lane / 4, lane % 4 * 8);
+        for (int i = 0; i < MATRICES; i++) {
+            if (Element<T>::has_scales)
+                load_eight(scales[i], scale[i], IS_F32, col, count, true);
+            load_eight(biases[i], bias[i], IS_F32, col, bias[i] ? count : 0, true);
+        }
+        if (!IS_GATE && task.residual)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = first_row + half * 8 + lane / 4;
+                load_eight(residual[half], task.residual, task.residual_type, (u64)row * task.residual_stride + col,
+                           row < task.m ? count : 0, is_residual_aligned);
+            }
+        float v[MATRICES][2][8];
+#pragma unroll
+        for (int i = 0; i < MATRICES; i++) {
+            stage(staging, d, chunk + i * CHUNKS);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                take_eight(v[i][half], staging, half * 8 + lane / 4, lane % 4 * 8);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    if (Element<T>::has_scales)
+                        v[i][half][e] *= of_row[half] * scales[i][e];
+                    v[i][half][e] += biases[i][e];
+                }
+            }
             __syncwarp();
         }
-        stage(staging, d, chunk + (IS_GATE ? CHUNKS : 0));
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = first_row + half * 8 + lane / 4;
-            float v[8];
-            take_eight(v, staging, half * 8 + lane / 4, lane % 4 * 8);
             if (row >= task.m || count <= 0)
                 continue;
-            if (Element<T>::has_scales) {
-                float of_row = task.row_scale[row];
+            activate_eight(task.kind, v[0][half]);
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    v[i] *= i < count ? of_row * scale[col + i] : 0.0f;
-                    if (IS_GATE)
-                        gates[half][i] *= i < count ? of_row * task.column_scale[0][col + i] : 0.0f;
-                }
-            }
-            if (IS_GATE) {
-                const float *up_bias = task.bias[1];
-                if (bias)
-#pragma unroll
-                    for (int i = 0; i < 8; i++)
-                        gates[half][i] += i < count ? bias[col + i] : 0.0f;
-                if (up_bias)
-#pragma unroll
-                    for (int i = 0; i < 8; i++)
-                        v[i] += i < count ? up_bias[col + i] : 0.0f;
-                activate_eight(task.kind, gates[half]);
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    v[i] *= gates[half][i];
-            } else {
-                if (bias)
-#pragma unroll
-                    for (int i = 0; i < 8; i++)
-                        v[i] += i < count ? bias[col + i] : 0.0f;
-                activate_eight(task.kind, v);
-                if (task.residual)
-                    add_eight(v, task.residual, task.residual_type, (u64)row * task.residual_stride + col, count,
-                              is_residual_aligned);
-            }
-            store_eight(v, y, task.y_type, (u64)row * n + col, count, is_aligned);
+            for (int e = 0; e < 8; e++)
+                v[0][half][e] = IS_GATE ? v[0][half][e] * v[MATRICES - 1][half][e] : v[0][half][e] + residual[half][e];
+            store_eight(v[0][half], y, task.y_type, (u64)row * n + col, count, is_aligned);
         }
-        __syncwarp();
     }
 }
 
@@ -343,7 +345,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
         if (threadIdx.x == 0) {
             auto fetch_weights = [&](const Place &at, int i) {
                 const u32 b = tiles + s * STAGE + A_BYTES, barrier = full + 8 * s;
-                expect_bytes(barrier, STAGE);
+                expect_bytes(barrier, task.box_rows * STEP_BYTES + B_BYTES);
                 for (int half = 0; half < 2; half++) {
                     const TensorMap *map = w + (IS_GATE ? half : at.matrix);
                     int row = at.col + (IS_GATE ? 0 : half * (N / 2));
@@ -438,10 +440,10 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
              const float *bias0, const float *bias1, const float *bias2, const float *scale0,                          \
              const float *scale1, const float *scale2, void *y0, void *y1, void *y2, const float *row_scale,           \
              int y_type, int kind, const void *residual, int residual_type, int residual_stride, int splits,           \
-             void *partials, u32 *counters, int has_constant_weights) {                                                \
+             void *partials, u32 *counters, int has_constant_weights, int box_rows) {                                                \
         Task task = {m,        steps,           {n0, n1, n2}, {bias0, bias1, bias2}, {scale0, scale1, scale2},         \
                      {y0, y1, y2}, row_scale,   y_type,       kind,                  residual,                         \
-                     residual_type, residual_stride, splits,  partials,              counters, has_constant_weights};  \
+                     residual_type, residual_stride, splits,  partials,              counters, has_constant_weights, box_rows};  \
         gemm<T, GROUPS, N, BLOCKS, IS_GATE>(&maps.x, maps.w, task);                                                    \
     }
 // By the rows of a tile, or of a pair of tiles.

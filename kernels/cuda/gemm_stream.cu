@@ -6,11 +6,8 @@
 // format, its codes become 16-bit floats on the way; what is left of their scales multiplies the sums.
 //
 // The eight warps of a block share some rows of w and a stretch of k, and cut that stretch into steps of 64 bytes. x
-// lies in shared memory, normalised on its way there if a norm is in front. Blocks that share rows leave their sums
+// lies in shared memory. Blocks that share rows leave their sums
 // behind; the last one adds them up, in order, so results are the same from run to run.
-
-#define WARPS 8
-#define THREADS (WARPS * 32)
 
 __device__ __forceinline__ u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
@@ -22,62 +19,6 @@ __device__ __forceinline__ void copy16(void *to, const void *from, bool exists) 
     *(uint4 *)to = exists ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
 #endif
 }
-
-__device__ __forceinline__ void multiply(float *c, const u32 *a, u32 b0, u32 b1, f16) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(b0));
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[2]), "r"(a[3]), "r"(b1));
-#endif
-}
-#if __CUDA_ARCH__ >= 800
-__device__ __forceinline__ void multiply(float *c, const u32 *a, u32 b0, u32 b1, bf16) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-#endif
-
-// Weights as they lie in memory.
-struct Weights {
-    const u8 *data;
-    // Multiplies each block; nullptr for formats without blocks.
-    const u8 *block_scale;
-    // Multiplies each row's sum.
-    const float *row_scale;
-    const float *bias;
-    void *y;
-    int n;
-};
-
-// y [1, k] or more rows of it, and the norm in front.
-struct Input {
-    const void *data;
-    int type, stride, m, k;
-    int norm_kind;
-    const float *gain, *shift;
-    float eps;
-    // A single row is normalised and rounded here; of more rows, rounded before, `scale` has the scales.
-    int is_row, rounding;
-    float given_scale;
-    const float *scale;
-};
-
-// The shape of the work; `pitch` counts bytes of a row of w, `blocks` scales of a row.
-struct Shape {
-    u64 pitch;
-    int blocks, block_steps;
-    int splits;
-};
 
 // The row and the matrix of a block's first row.
 __device__ __forceinline__ int find(const int *n, int rows, int &tile) {
@@ -91,257 +32,6 @@ __device__ __forceinline__ int find(const int *n, int rows, int &tile) {
     return 2;
 }
 
-// Where the 16-byte piece `piece` (8 elements) of a row of x lies: pieces that the four threads of a row read at once
-// lie side by side.
-template <int PIECES> __device__ __forceinline__ int place(int piece) {
-    int step = piece / (4 * PIECES), in_step = piece % (4 * PIECES);
-    return (step * 4 * PIECES + in_step % PIECES * 4 + in_step / PIECES) * 8;
-}
-
-// Pieces of x that a thread keeps between the passes of a norm.
-#define KEPT 2
-
-// One row of x, normalised and rounded; elements beyond k are zero. Returns what multiplies the sums.
-template <typename C> __device__ float stage_row(const Input &x, int from, int to, u16 *xs, float *scratch) {
-    typedef typename C::Operand T;
-    const int PIECES = C::elements / 8;
-    float mean = 0, inverse = 1, v[8];
-    if (x.norm_kind) {
-        float kept[KEPT][8];
-#pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            const int i = (threadIdx.x + j * THREADS) * 8;
-            load_eight(kept[j], x.data, x.type, i < x.k ? i : 0, max(x.k - i, 0), true);
-        }
-        auto squares = [&](float about) {
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++)
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    float centred = (threadIdx.x + j * THREADS) * 8 + e < x.k ? kept[j][e] - about : 0.0f;
-                    sum += centred * centred;
-                }
-            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
-                load_eight(v, x.data, x.type, i, x.k - i, true);
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += i + e < x.k ? (v[e] - about) * (v[e] - about) : 0.0f;
-            }
-            return sum;
-        };
-        float variance;
-        if (x.norm_kind == 1) {
-            float sum = 0, count = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++) {
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += kept[j][e];
-                count += max(min(x.k - (int)(threadIdx.x + j * THREADS) * 8, 8), 0);
-            }
-            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
-                load_eight(v, x.data, x.type, i, x.k - i, true);
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += v[e];
-                count += min(x.k - i, 8);
-            }
-            float2 moments = block_moments(sum, count, squares, scratch);
-            mean = moments.x, variance = moments.y;
-        } else {
-            variance = block_sum(squares(0), scratch) / x.k;
-        }
-        inverse = 1.0f / sqrtf(variance + x.eps);
-    }
-    auto load = [&](int i) {
-        load_eight(v, x.data, x.type, i, x.k - i, true);
-        if (x.norm_kind) {
-            float gain[8], shift[8] = {};
-            load_eight(gain, x.gain, IS_F32, i, x.k - i, true);
-            if (x.shift)
-                load_eight(shift, x.shift, IS_F32, i, x.k - i, true);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                v[e] = (v[e] - mean) * inverse * gain[e] + shift[e];
-        }
-    };
-    float scale = 1;
-    if (x.rounding) {
-        float largest = 0;
-        for (int i = threadIdx.x * 8; x.given_scale <= 0 && i < x.k; i += THREADS * 8) {
-            load(i);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                largest = fmaxf(largest, fabsf(v[e]));
-        }
-        scale = scale_of_row(block_max(largest, scratch), x.rounding, x.given_scale);
-    }
-    for (int i = from + threadIdx.x * 8; i < to; i += THREADS * 8) {
-        load(i);
-        if (x.rounding)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                v[e] = round_input(v[e], 1.0f / scale, x.rounding);
-        *(uint4 *)(xs + place<PIECES>((i - from) / 8)) =
-            make_uint4(pair_from_f32<T>(v[0], v[1]), pair_from_f32<T>(v[2], v[3]), pair_from_f32<T>(v[4], v[5]),
-                       pair_from_f32<T>(v[6], v[7]));
-    }
-    return scale;
-}
-
-__device__ __forceinline__ u32 select_bytes(u32 a, u32 b, u32 which) {
-    u32 r;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(which));
-    return r;
-}
-__device__ __forceinline__ u32 half_sub(u32 a, u32 b) {
-    u32 r;
-    asm("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-    return r;
-}
-__device__ __forceinline__ u32 half_mul(u32 a, u32 b) {
-    u32 r;
-    asm("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-    return r;
-}
-__device__ __forceinline__ u32 half_fma(u32 a, u32 b, u32 c) {
-    u32 r;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
-    return r;
-}
-__device__ __forceinline__ u32 twice(u32 half) { return half | half << 16; }
-
-// What each format is: elements in 16 bytes, what mma multiplies, and how eight neighbours (two for each of four words)
-// come out of the 16 bytes `w`. `factor`: what codes become is so many times too small. `piece` counts groups of eight; `scale` is what `scale_of` made of the block's scale.
-#if defined(ELEMENT_f16) || defined(ELEMENT_bf16)
-#if defined(ELEMENT_f16)
-typedef f16 Operand16;
-#else
-typedef bf16 Operand16;
-#endif
-struct Codes {
-    typedef Operand16 Operand;
-    static const int elements = 8;
-    static constexpr float factor = 1;
-    static const bool has_blocks = false;
-    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int, uint2) {
-        out[0] = w.x, out[1] = w.y, out[2] = w.z, out[3] = w.w;
-    }
-};
-#elif defined(ELEMENT_s8) || defined(ELEMENT_e4m3) || defined(ELEMENT_e5m2)
-struct Codes {
-    typedef f16 Operand;
-    static const int elements = 16;
-#if defined(ELEMENT_e4m3)
-    static constexpr float factor = 256;
-#else
-    static constexpr float factor = 1;
-#endif
-    static const bool has_blocks = false;
-    static __device__ __forceinline__ u32 pair(u32 word, int high) {
-#if defined(ELEMENT_s8)
-        // 1024 + 128 + q, exact in a half.
-        return half_sub(select_bytes(word ^ 0x80808080u, 0x64646464u, high ? 0x4342 : 0x4140), 0x64806480u);
-#elif defined(ELEMENT_e4m3)
-        // The exponent's bias is smaller by 8: `factor` makes up for it.
-        u32 v = select_bytes(word, 0, high ? 0x3424 : 0x1404);
-        return (v & 0x80008000u) | ((v >> 1) & 0x3f803f80u);
-#else
-        return select_bytes(word, 0, high ? 0x3424 : 0x1404);
-#endif
-    }
-    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int piece, uint2) {
-        u32 first = piece ? w.z : w.x, second = piece ? w.w : w.y;
-        out[0] = pair(first, 0), out[1] = pair(first, 1), out[2] = pair(second, 0), out[3] = pair(second, 1);
-    }
-};
-#else
-#if defined(ELEMENT_nf4)
-__device__ const float NF4_VALUES[16] = {-1.0f,
-                                         -0.6961928009986877f,
-                                         -0.5250730514526367f,
-                                         -0.39491748809814453f,
-                                         -0.28444138169288635f,
-                                         -0.18477343022823334f,
-                                         -0.09105003625154495f,
-                                         0.0f,
-                                         0.07958029955625534f,
-                                         0.16093020141124725f,
-                                         0.24611230194568634f,
-                                         0.33791524171829224f,
-                                         0.44070982933044434f,
-                                         0.5626170039176941f,
-                                         0.7229568362236023f,
-                                         1.0f};
-// Both elements of a byte.
-__shared__ u32 nf4_pairs[256];
-#endif
-// Nibbles lie in a word as 0 2 4 6 1 3 5 7, from the lowest: shifted right by 4 p, its two halves begin with 2 p and
-// 2 p + 1.
-struct Codes {
-    typedef f16 Operand;
-    static const int elements = 32;
-#if defined(ELEMENT_nvfp4)
-    static constexpr float factor = 256;
-#else
-    static constexpr float factor = 1;
-#endif
-    static const bool has_blocks = true;
-    // The scales of the 32 elements of a piece of memory, as pairs of equal halves: of the first and the last 16.
-    static __device__ __forceinline__ uint2 scale_of(u32 raw) {
-#if defined(ELEMENT_s4) || defined(ELEMENT_nf4)
-        return make_uint2(twice(raw), twice(raw));
-#elif defined(ELEMENT_mxfp4)
-        // 2^(14 - raw); what a half cannot hold is beyond what the row's sum can.
-        u32 bits = raw < 29 ? (29 - raw) << 10 : raw < 39 ? 1u << (38 - raw) : 0;
-        return make_uint2(twice(bits), twice(bits));
-#else
-        // E4M3's bits make a half 2^-8 times as large. Of the 2^14 that the codes lack all but 2^-8 goes in here: the
-        // largest product is then 6 * 448 * 2^-8.
-        u32 low = raw << 7 & 0x3f80, high = raw >> 1 & 0x3f80;
-        return make_uint2(half_mul(twice(low), 0x74007400u), half_mul(twice(high), 0x74007400u));
-#endif
-    }
-    static __device__ __forceinline__ u32 pair(u32 word, int p, u32 scale) {
-#if defined(ELEMENT_s4)
-        // Codes are 8 too large.
-        u32 v = ((p & 2 ? word >> 8 : word) & (p & 1 ? 0x00f000f0u : 0x000f000fu)) | 0x64006400u;
-        v = p & 1 ? half_fma(v, 0x2c002c00u, 0xd480d480u) : half_sub(v, 0x64086408u);
-        return half_mul(v, scale);
-#else
-        u32 sign = p == 0 ? word << 12 : p == 1 ? word << 8 : p == 2 ? word << 4 : word;
-        u32 rest = p == 0 ? word << 9 : p == 1 ? word << 5 : p == 2 ? word << 1 : word >> 3;
-        return half_mul((sign & 0x80008000u) | (rest & 0x0e000e00u), scale);
-#endif
-    }
-    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int piece, uint2 scales) {
-        u32 word = piece == 0 ? w.x : piece == 1 ? w.y : piece == 2 ? w.z : w.w, scale = piece < 2 ? scales.x : scales.y;
-#pragma unroll
-        for (int p = 0; p < 4; p++)
-#if defined(ELEMENT_nf4)
-            out[p] = half_mul(nf4_pairs[word >> 8 * p & 255], scale);
-#else
-            out[p] = pair(word, p, scale);
-#endif
-    }
-};
-#endif
-
-// Bytes of a block's scale, and the scale of a thread's 32 elements.
-__device__ __forceinline__ u32 load_scale(const u8 *scales, u64 row, const Shape &shape, int step, int t) {
-#if defined(ELEMENT_s4) || defined(ELEMENT_nf4)
-    int block = (step * 4 + t) / shape.block_steps;
-    return ((const u16 *)scales)[row * shape.blocks + block];
-#elif defined(ELEMENT_mxfp4)
-    return scales[row * shape.blocks + step * 4 + t];
-#elif defined(ELEMENT_nvfp4)
-    return ((const u16 *)scales)[(row * shape.blocks) / 2 + step * 4 + t];
-#else
-    return 0;
-#endif
-}
-
 // The sum over the warps of element `i` of [token][row].
 template <int TOKENS, int PITCH> __device__ __forceinline__ float sum_of_warps(const float *all, int i, int rows) {
     float sum = 0;
@@ -351,11 +41,17 @@ template <int TOKENS, int PITCH> __device__ __forceinline__ float sum_of_warps(c
     return sum;
 }
 
+// Rows of x in 16 bits; `scale` multiplies their sums.
+struct Input {
+    const u16 *data;
+    int stride, m, k;
+    const float *scale;
+};
+
 template <typename C, int TOKENS, int GROUPS, int DEPTH, bool IS_GATE>
-__device__ void stream(const Weights *w, const Input &x, const Shape &shape, int kind, const void *residual,
+__device__ void stream(const Weights *w, const Input &x, const Shape &shape, int splits, int kind, const void *residual,
                        int residual_type, int residual_stride, int y_type, float *partials, u32 *counters) {
     extern __shared__ __align__(128) u16 xs[];
-    __shared__ float scratch[96];
     __shared__ bool is_last;
     typedef typename C::Operand T;
     const int PIECES = C::elements / 8, STEP = 4 * C::elements, TILES = TOKENS / 8;
@@ -365,8 +61,8 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
     const int n[3] = {w[0].n, IS_GATE ? 0 : w[1].n, IS_GATE ? 0 : w[2].n};
     const int tiles = (n[0] + OUT - 1) / OUT + (n[1] + OUT - 1) / OUT + (n[2] + OUT - 1) / OUT;
     const int split = blockIdx.y, all_steps = (x.k + STEP - 1) / STEP;
-    const int from = (int)((long long)all_steps * split / shape.splits);
-    const int to = (int)((long long)all_steps * (split + 1) / shape.splits);
+    const int from = (int)((long long)all_steps * split / splits);
+    const int to = (int)((long long)all_steps * (split + 1) / splits);
     const int first_token = blockIdx.z * TOKENS, tokens = min(TOKENS, x.m - first_token);
 
     uint4 raw[DEPTH][GROUPS][2];
@@ -402,21 +98,15 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
     // The warps' sums, [warp][token][row], behind x.
     const int SUM_PITCH = ROWS + 4;
     float *all = (float *)(xs + tokens * pitch);
-    float own_scale = 1;
-    // A single row never comes to the kernels for more.
-    if (TOKENS == 8 && x.is_row) {
-        own_scale = stage_row<C>(x, from * STEP, to * STEP, xs, scratch);
-    } else {
-        const int pieces = span / 8;
-        for (int i = threadIdx.x; i < tokens * pieces; i += THREADS) {
-            int token = i / pieces, piece = i % pieces, at = from * STEP + piece * 8;
-            const u16 *source = (const u16 *)x.data + (u64)(first_token + token) * x.stride + at;
-            copy16(xs + token * pitch + place<PIECES>(piece), at < x.k ? source : (const u16 *)x.data, at < x.k);
-        }
-#if __CUDA_ARCH__ >= 800
-        asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;" ::: "memory");
-#endif
+    const int pieces = span / 8;
+    for (int i = threadIdx.x; i < tokens * pieces; i += THREADS) {
+        int token = i / pieces, piece = i % pieces, at = from * STEP + piece * 8;
+        const u16 *source = x.data + (u64)(first_token + token) * x.stride + at;
+        copy16(xs + token * pitch + place<PIECES, 4>(piece), at < x.k ? source : x.data, at < x.k);
     }
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;" ::: "memory");
+#endif
     __syncthreads();
 
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -478,15 +168,15 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
                 for (int e = 0; e < 4; e++)
                     all[(warp * TOKENS + j * 8 + t * 2 + e % 2) * SUM_PITCH + r * 16 + g + e / 2 * 8] = sums[r][j][e];
         __syncthreads();
-        const u64 region = ((u64)blockIdx.z * tiles + tile) * shape.splits;
-        if (shape.splits > 1) {
+        const u64 region = ((u64)blockIdx.z * tiles + tile) * splits;
+        if (splits > 1) {
             for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS)
                 partials[(region + split) * (TOKENS * ROWS) + i] = sum_of_warps<TOKENS, SUM_PITCH>(all, i, ROWS);
             __threadfence();
             __syncthreads();
             if (threadIdx.x == 0) {
                 u32 *counter = counters + blockIdx.z * tiles + tile;
-                is_last = atomicAdd(counter, 1) == (u32)shape.splits - 1;
+                is_last = atomicAdd(counter, 1) == (u32)splits - 1;
                 if (is_last)
                     *counter = 0;
             }
@@ -498,10 +188,10 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
         // One element of the result per thread; with a gate, from two sums.
         auto total = [&](int token, int row) {
             const int i = token * ROWS + row;
-            if (shape.splits == 1)
+            if (splits == 1)
                 return sum_of_warps<TOKENS, SUM_PITCH>(all, i, ROWS);
             float sum = 0;
-            for (int s = 0; s < shape.splits; s++)
+            for (int s = 0; s < splits; s++)
                 sum += __ldcg(partials + (region + s) * (TOKENS * ROWS) + i);
             return sum;
         };
@@ -513,7 +203,7 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
             int token = i / OUT, in_tile = i % OUT, row = first_row + in_tile;
             if (row >= rows)
                 continue;
-            float of_token = (x.scale ? x.scale[first_token + token] : own_scale) * C::factor;
+            float of_token = (x.scale ? x.scale[first_token + token] : 1.0f) * C::factor;
             float value = total(token, in_tile) * of_token;
             if (row_scale)
                 value *= row_scale[row];
@@ -537,9 +227,8 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
 // group. BLOCKS on a multiprocessor.
 #define STREAM(NAME, TOKENS, GROUPS, DEPTH, BLOCKS, IS_GATE)                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                           \
-        NAME(const void *data, int type, int stride, int m, int k, int norm_kind, const float *gain,                   \
-             const float *shift, float eps, int is_row, int rounding, float given_scale, const float *x_scale,         \
-             u64 pitch, int blocks, int block_steps, int splits,                                                       \
+        NAME(const u16 *data, int stride, int m, int k, const float *x_scale, u64 pitch, int blocks, int block_steps,  \
+             int splits,                                                                                               \
              const u8 *w0, const u8 *block0, const float *scale0, const float *bias0, void *y0, int n0, const u8 *w1,  \
              const u8 *block1, const float *scale1, const float *bias1, void *y1, int n1, const u8 *w2,                \
              const u8 *block2, const float *scale2, const float *bias2, void *y2, int n2, int kind,                    \
@@ -548,9 +237,9 @@ __device__ void stream(const Weights *w, const Input &x, const Shape &shape, int
         Weights w[3] = {{w0, block0, scale0, bias0, y0, n0},                                                           \
                         {w1, block1, scale1, bias1, y1, n1},                                                           \
                         {w2, block2, scale2, bias2, y2, n2}};                                                          \
-        Input x = {data, type, stride, m, k, norm_kind, gain, shift, eps, is_row, rounding, given_scale, x_scale};     \
-        Shape shape = {pitch, blocks, block_steps, splits};                                                            \
-        stream<Codes, TOKENS, GROUPS, DEPTH, IS_GATE>(w, x, shape, kind, residual, residual_type, residual_stride, y_type,    \
+        Input x = {data, stride, m, k, x_scale};                                                                       \
+        Shape shape = {pitch, blocks, block_steps};                                                                    \
+        stream<Codes, TOKENS, GROUPS, DEPTH, IS_GATE>(w, x, shape, splits, kind, residual, residual_type, residual_stride, y_type,    \
                                                partials, counters);                                                    \
     }
 // The same weights in halves y [n, stride], scaled: for products of many rows. A thread widens 16 bytes.
@@ -571,7 +260,7 @@ __device__ void widen(const u8 *data, const u8 *block_scale, const float *row_sc
     const uint4 raw = *(const uint4 *)(data + row * pitch + piece_of_row * 16);
     uint2 scales = make_uint2(0, 0);
     if constexpr (C::has_blocks) {
-        Shape shape = {pitch, blocks, block_steps, 1};
+        Shape shape = {pitch, blocks, block_steps};
         // A warp's pieces are neighbours, of one row or of two: the same four to a step as in a product.
         scales = C::scale_of(load_scale(block_scale, row, shape, piece_of_row / 4, piece_of_row % 4));
     }
@@ -600,7 +289,7 @@ __device__ void widen(const u8 *data, const u8 *block_scale, const float *row_sc
     }
 #define STREAMS(FORMAT)                                                                                                \
     STREAM(gemm_stream_##FORMAT##_8, 8, 1, 4, 2, false)                                                                      \
-    STREAM(gemm_stream_##FORMAT##_8_gate, 8, 2, 2, 2, true)                                                                  \
+    STREAM(gemm_stream_##FORMAT##_8_gate, 8, 2, 2, 1, true)                                                                  \
     STREAM(gemm_stream_##FORMAT##_16, 16, 2, 2, 2, false)                                                                    \
     STREAM(gemm_stream_##FORMAT##_16_gate, 16, 2, 2, 2, true)                                                                \
     STREAM(gemm_stream_##FORMAT##_32, 32, 4, 2, 1, false)                                                                    \

@@ -10,6 +10,8 @@ pub struct Source {
     pub file: &'static str,
     /// The element type it is compiled for, where it is compiled once for each: the slow ones, side by side.
     pub(super) element: Option<&'static str>,
+    /// What it shares with other files.
+    shared: &'static str,
     text: &'static str,
     /// The only architecture it is written for; `None`: all.
     only: Option<&'static str>,
@@ -21,6 +23,9 @@ pub const CHECKED_ARCHITECTURES: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89",
 const PRELUDE: &str = include_str!("../../cuda/prelude.cuh");
 const OPTIONS: &[&str] = &["-std=c++17", "--ptxas-options=-v"];
 
+/// Decoding of weights, in front of the files that multiply them.
+const CODES: &str = include_str!("../../cuda/codes.cuh");
+
 macro_rules! source {
     ($file:literal) => {
         source!($file, None)
@@ -29,8 +34,12 @@ macro_rules! source {
         source!($file, $element, None)
     };
     ($file:literal, $element:expr, $only:expr) => {
+        source!($file, $element, $only, "")
+    };
+    ($file:literal, $element:expr, $only:expr, $shared:expr) => {
         Source {
             file: $file,
+            shared: $shared,
             text: include_str!(concat!("../../cuda/", $file)),
             element: $element,
             only: $only,
@@ -59,15 +68,22 @@ pub static SOURCES: &[Source] = &[
     source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a")),
     source!("gemm_hopper.cu", Some("s8"), Some("sm_90a")),
     source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a")),
-    source!("gemm_stream.cu", Some("f16")),
-    source!("gemm_stream.cu", Some("bf16")),
-    source!("gemm_stream.cu", Some("s8")),
-    source!("gemm_stream.cu", Some("e4m3")),
-    source!("gemm_stream.cu", Some("e5m2")),
-    source!("gemm_stream.cu", Some("s4")),
-    source!("gemm_stream.cu", Some("nf4")),
-    source!("gemm_stream.cu", Some("mxfp4")),
-    source!("gemm_stream.cu", Some("nvfp4")),
+    source!("gemv_codes.cu", Some("s8"), None, CODES),
+    source!("gemv_codes.cu", Some("e4m3"), None, CODES),
+    source!("gemv_codes.cu", Some("e5m2"), None, CODES),
+    source!("gemv_codes.cu", Some("s4"), None, CODES),
+    source!("gemv_codes.cu", Some("nf4"), None, CODES),
+    source!("gemv_codes.cu", Some("mxfp4"), None, CODES),
+    source!("gemv_codes.cu", Some("nvfp4"), None, CODES),
+    source!("gemm_stream.cu", Some("f16"), None, CODES),
+    source!("gemm_stream.cu", Some("bf16"), None, CODES),
+    source!("gemm_stream.cu", Some("s8"), None, CODES),
+    source!("gemm_stream.cu", Some("e4m3"), None, CODES),
+    source!("gemm_stream.cu", Some("e5m2"), None, CODES),
+    source!("gemm_stream.cu", Some("s4"), None, CODES),
+    source!("gemm_stream.cu", Some("nf4"), None, CODES),
+    source!("gemm_stream.cu", Some("mxfp4"), None, CODES),
+    source!("gemm_stream.cu", Some("nvfp4"), None, CODES),
 ];
 
 impl Source {
@@ -106,7 +122,7 @@ impl Source {
 
     fn full_text(&self) -> String {
         let element = self.element.map(|element| format!("#define ELEMENT_{element}\n")).unwrap_or_default();
-        format!("{PRELUDE}\n{element}#line 1 \"{}\"\n{}", self.file, self.text)
+        format!("{PRELUDE}\n{element}{}\n#line 1 \"{}\"\n{}", self.shared, self.file, self.text)
     }
 }
 

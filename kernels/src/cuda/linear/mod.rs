@@ -2,8 +2,8 @@
 //!
 //! | kernel | for |
 //! |---|---|
-//! | `gemv.cu` ([`vector`]) | one row, float weights |
-//! | `gemm_stream.cu` ([`stream`]) | few rows; one row of every other format |
+//! | `gemv.cu`, `gemv_codes.cu` ([`vector`]) | one row: float weights, and all others |
+//! | `gemm_stream.cu` ([`stream`]) | few rows |
 //! | `gemm_hopper.cu`, `gemm_mma.cu` ([`tensor`]) | many rows, on tensor cores |
 //! | `gemm_simt.cu` | f32, and shapes that the others' loads do not fit |
 
@@ -185,7 +185,7 @@ impl CudaKernels {
         // However the input is rounded: both ways for 8-bit weights of several rows join on Hopper, or none does.
         match self.route(w, m, InputRounding::None) {
             Route::Vector => m == 1,
-            Route::Stream => m == 1 || !has_norm,
+            Route::Stream => !has_norm,
             Route::Tensor => !has_norm && self.is_hopper(),
             Route::Simt => false,
         }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::operand::{RoundedTo, rounding_code};
+use super::operand::RoundedTo;
 use super::{LinearArgs, OP};
-use crate::args::{InputRounding, NormKind};
+use crate::args::InputRounding;
 use crate::cuda::driver::{Context, DeviceBuffer, Launch};
 use crate::cuda::{CudaKernels, DeviceMatrix, activation_code, check, float_code};
 use crate::error::Result;
@@ -60,20 +60,15 @@ impl CudaKernels {
     }
 
     pub(super) fn linear_stream(&self, args: &LinearArgs<'_>) -> Result<()> {
-        let LinearArgs { x, norm, rounding, parts, gate, activation, residual, scratch, .. } = *args;
+        let LinearArgs { x, rounding, parts, gate, activation, residual, scratch, .. } = *args;
         let first = &parts[0];
         let (w, m, k) = (first.w, x.rows, x.cols);
         let is_float = w.format.is_float();
-        let (mut kind, mut scale) = (0, 0.0);
-        // One row is normalised and rounded on its way into shared memory, more are prepared by another kernel.
-        let operand = if m == 1 && x.offset.is_multiple_of(8) {
-            (kind, scale) = rounding_code(rounding, w.format);
-            None
-        } else if rounding == InputRounding::None {
+        let operand = if rounding == InputRounding::None {
             let format = if is_float { w.format } else { Format::F16 };
-            Some(self.operand(&x, format, scratch)?)
+            self.operand(&x, format, scratch)?
         } else {
-            Some(self.rounded(&x, rounding, w.format, RoundedTo::Halves, scratch)?)
+            self.rounded(&x, rounding, w.format, RoundedTo::Halves, scratch)?
         };
         let tokens = [8, 16, 32].into_iter().find(|tokens| m <= *tokens).unwrap_or(64);
         let groups = match (tokens, gate.is_some()) {
@@ -114,28 +109,13 @@ impl CudaKernels {
         self.fits(OP, shared_bytes)?;
         let suffix = if gate.is_some() { "_gate" } else { "" };
         let name = format!("gemm_stream_{}_{tokens}{suffix}", code_name(w.format));
-        let launch = Launch::new(&self.stream, self.function("gemm_stream.cu", &name)?);
-        let launch = match &operand {
-            Some(operand) => launch
-                .memory(operand.data, operand.offset_bytes)
-                .int(float_code(if is_float { w.format } else { Format::F16 }))
-                .int(operand.pitch / 2),
-            None => launch.rows(&x),
-        };
-        let mut launch = launch
+        let mut launch = Launch::new(&self.stream, self.function("gemm_stream.cu", &name)?)
+            .memory(operand.data, operand.offset_bytes)
+            .int(operand.pitch / 2)
             .int(m)
             .int(k)
-            .int(norm.map_or(0, |norm| if norm.kind == NormKind::Layer { 1 } else { 2 }))
-            .optional(norm.map(|norm| norm.weight))
-            .optional(norm.and_then(|norm| norm.bias))
-            .float(norm.map_or(0.0, |norm| norm.eps))
-            .int(usize::from(operand.is_none()))
-            .int(kind)
-            .float(scale)
-            .optional(operand.and_then(|operand| operand.scales))
-            .long(w.pitch)
-            .int(if w.block_scales.is_some() { w.blocks() } else { 0 })
-            .int((w.block_len / 32).max(1))
+            .optional(operand.scales)
+            .codes(w)
             .int(splits);
         for index in 0..3 {
             launch = match parts.get(index) {

@@ -11,7 +11,7 @@ use crate::format::Format;
 
 const STEP_BYTES: usize = 128;
 /// Rows of `x` up to which tiles are low.
-const LOW_ROWS: usize = 128;
+const LOW_ROWS: usize = 64;
 
 /// Weights as tensor cores read them.
 #[derive(Clone, Copy)]
@@ -134,7 +134,9 @@ impl CudaKernels {
         } else {
             (1..=multiprocessors / count).rev().find(|splits| fits(*splits)).unwrap_or(1)
         };
-        let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, 64 * groups)?;
+        // Rows that do not exist cost time, too.
+        let box_rows = (64 * groups).min(m.next_multiple_of(8));
+        let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, box_rows)?;
         let mut maps = [map_x; 4];
         let mut memory: Vec<&dyn DeviceMemory> = vec![x.data];
         for (map, (matrix, part)) in maps[1..].iter_mut().zip(matrices.iter().zip(parts)) {
@@ -174,7 +176,8 @@ impl CudaKernels {
             // Widened ones come from the kernel in front.
             .int(usize::from(
                 matrices.iter().zip(parts).all(|(matrix, part)| std::ptr::addr_eq(matrix.data, &part.w.data)),
-            ));
+            ))
+            .int(box_rows);
         let stages = if groups == 1 { 4 } else { 4 * (128 + 256) / (128 + width) };
         let stage_bytes = (64 * groups + width) * STEP_BYTES + 16;
         let shared_bytes = stages * stage_bytes + groups * 64 * 40 * size_of::<f32>();

@@ -1,0 +1,315 @@
+// Weights of a few bits on their way to tensor cores, and a row of x to meet them. In front of the files that multiply them,
+// whose blocks have 256 threads.
+
+#define WARPS 8
+#define THREADS (WARPS * 32)
+
+__device__ __forceinline__ void multiply(float *c, const u32 *a, u32 b0, u32 b1, f16) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b0));
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[2]), "r"(a[3]), "r"(b1));
+#endif
+}
+#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void multiply(float *c, const u32 *a, u32 b0, u32 b1, bf16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+#endif
+
+// Weights as they lie in memory.
+struct Weights {
+    const u8 *data;
+    // Multiplies each block; nullptr for formats without blocks.
+    const u8 *block_scale;
+    // Multiplies each row's sum.
+    const float *row_scale;
+    const float *bias;
+    void *y;
+    int n;
+};
+
+// A row of x, the norm in front, and how it is rounded.
+struct Row {
+    const void *data;
+    int type, k;
+    int norm_kind;
+    const float *gain, *shift;
+    float eps;
+    int rounding;
+    float given_scale;
+};
+
+// The shape of weights; `pitch` counts bytes of a row, `blocks` its scales, `block_steps` pieces of 32 elements of a scale.
+struct Shape {
+    u64 pitch;
+    int blocks, block_steps;
+};
+
+// Where the 16-byte piece `piece` (8 elements) of a row of x lies: pieces that the LANES threads of a row of weights read
+// at once lie side by side.
+template <int PIECES, int LANES> __device__ __forceinline__ int place(int piece) {
+    int step = piece / (LANES * PIECES), in_step = piece % (LANES * PIECES);
+    return (step * LANES * PIECES + in_step % PIECES * LANES + in_step / PIECES) * 8;
+}
+
+// Pieces of x that a thread keeps between the passes of a norm.
+#define KEPT 2
+
+// A row of x, normalised and rounded; elements beyond k are zero. Returns what multiplies the sums.
+template <typename C, int LANES> __device__ float stage_row(const Row &x, int to, u16 *xs, float *scratch) {
+    typedef typename C::Operand T;
+    const int PIECES = C::elements / 8;
+    const bool is_aligned = ((u64)x.data & 15) == 0;
+    float mean = 0, inverse = 1, v[8];
+    if (x.norm_kind) {
+        float kept[KEPT][8];
+#pragma unroll
+        for (int j = 0; j < KEPT; j++) {
+            const int i = (threadIdx.x + j * THREADS) * 8;
+            load_eight(kept[j], x.data, x.type, i < x.k ? i : 0, max(x.k - i, 0), is_aligned);
+        }
+        auto squares = [&](float about) {
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < KEPT; j++)
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    float centred = (threadIdx.x + j * THREADS) * 8 + e < x.k ? kept[j][e] - about : 0.0f;
+                    sum += centred * centred;
+                }
+            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
+                load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += i + e < x.k ? (v[e] - about) * (v[e] - about) : 0.0f;
+            }
+            return sum;
+        };
+        float variance;
+        if (x.norm_kind == 1) {
+            float sum = 0, count = 0;
+#pragma unroll
+            for (int j = 0; j < KEPT; j++) {
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += kept[j][e];
+                count += max(min(x.k - (int)(threadIdx.x + j * THREADS) * 8, 8), 0);
+            }
+            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
+                load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    sum += v[e];
+                count += min(x.k - i, 8);
+            }
+            float2 moments = block_moments(sum, count, squares, scratch);
+            mean = moments.x, variance = moments.y;
+        } else {
+            variance = block_sum(squares(0), scratch) / x.k;
+        }
+        inverse = 1.0f / sqrtf(variance + x.eps);
+    }
+    auto load = [&](int i) {
+        load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
+        if (x.norm_kind) {
+            float gain[8], shift[8] = {};
+            load_eight(gain, x.gain, IS_F32, i, x.k - i, true);
+            if (x.shift)
+                load_eight(shift, x.shift, IS_F32, i, x.k - i, true);
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[e] = (v[e] - mean) * inverse * gain[e] + shift[e];
+        }
+    };
+    float scale = 1;
+    if (x.rounding) {
+        float largest = 0;
+        for (int i = threadIdx.x * 8; x.given_scale <= 0 && i < x.k; i += THREADS * 8) {
+            load(i);
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                largest = fmaxf(largest, fabsf(v[e]));
+        }
+        scale = scale_of_row(block_max(largest, scratch), x.rounding, x.given_scale);
+    }
+    for (int i = threadIdx.x * 8; i < to; i += THREADS * 8) {
+        load(i);
+        if (x.rounding)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[e] = round_input(v[e], 1.0f / scale, x.rounding);
+        *(uint4 *)(xs + place<PIECES, LANES>(i / 8)) =
+            make_uint4(pair_from_f32<T>(v[0], v[1]), pair_from_f32<T>(v[2], v[3]), pair_from_f32<T>(v[4], v[5]),
+                       pair_from_f32<T>(v[6], v[7]));
+    }
+    return scale;
+}
+
+__device__ __forceinline__ u32 select_bytes(u32 a, u32 b, u32 which) {
+    u32 r;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(which));
+    return r;
+}
+__device__ __forceinline__ u32 half_sub(u32 a, u32 b) {
+    u32 r;
+    asm("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+__device__ __forceinline__ u32 half_mul(u32 a, u32 b) {
+    u32 r;
+    asm("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+__device__ __forceinline__ u32 half_fma(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+__device__ __forceinline__ u32 twice(u32 half) { return half | half << 16; }
+
+// What each format is: elements in 16 bytes, what mma multiplies, and how eight neighbours (two for each of four words)
+// come out of the 16 bytes `w`. `factor`: what codes become is so many times too small. `piece` counts groups of eight; `scale` is what `scale_of` made of the block's scale.
+#if defined(ELEMENT_f16) || defined(ELEMENT_bf16)
+#if defined(ELEMENT_f16)
+typedef f16 Operand16;
+#else
+typedef bf16 Operand16;
+#endif
+struct Codes {
+    typedef Operand16 Operand;
+    static const int elements = 8;
+    static constexpr float factor = 1;
+    static const bool has_blocks = false;
+    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int, uint2) {
+        out[0] = w.x, out[1] = w.y, out[2] = w.z, out[3] = w.w;
+    }
+};
+#elif defined(ELEMENT_s8) || defined(ELEMENT_e4m3) || defined(ELEMENT_e5m2)
+struct Codes {
+    typedef f16 Operand;
+    static const int elements = 16;
+#if defined(ELEMENT_e4m3) && __CUDA_ARCH__ < 890
+    static constexpr float factor = 256;
+#else
+    static constexpr float factor = 1;
+#endif
+    static const bool has_blocks = false;
+    static __device__ __forceinline__ u32 pair(u32 word, int high) {
+#if defined(ELEMENT_s8)
+        // 1024 + 128 + q, exact in a half.
+        return half_sub(select_bytes(word ^ 0x80808080u, 0x64646464u, high ? 0x4342 : 0x4140), 0x64806480u);
+#elif defined(ELEMENT_e4m3) && __CUDA_ARCH__ >= 890
+        u32 v;
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(v) : "h"((u16)(high ? word >> 16 : word)));
+        return v;
+#elif defined(ELEMENT_e4m3)
+        // The exponent's bias is smaller by 8: `factor` makes up for it.
+        u32 v = select_bytes(word, 0, high ? 0x3424 : 0x1404);
+        return (v & 0x80008000u) | ((v >> 1) & 0x3f803f80u);
+#else
+        return select_bytes(word, 0, high ? 0x3424 : 0x1404);
+#endif
+    }
+    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int piece, uint2) {
+        u32 first = piece ? w.z : w.x, second = piece ? w.w : w.y;
+        out[0] = pair(first, 0), out[1] = pair(first, 1), out[2] = pair(second, 0), out[3] = pair(second, 1);
+    }
+};
+#else
+#if defined(ELEMENT_nf4)
+__device__ const float NF4_VALUES[16] = {-1.0f,
+                                         -0.6961928009986877f,
+                                         -0.5250730514526367f,
+                                         -0.39491748809814453f,
+                                         -0.28444138169288635f,
+                                         -0.18477343022823334f,
+                                         -0.09105003625154495f,
+                                         0.0f,
+                                         0.07958029955625534f,
+                                         0.16093020141124725f,
+                                         0.24611230194568634f,
+                                         0.33791524171829224f,
+                                         0.44070982933044434f,
+                                         0.5626170039176941f,
+                                         0.7229568362236023f,
+                                         1.0f};
+// Both elements of a byte.
+__shared__ u32 nf4_pairs[256];
+#endif
+// Nibbles lie in a word as 0 2 4 6 1 3 5 7, from the lowest: shifted right by 4 p, its two halves begin with 2 p and
+// 2 p + 1.
+struct Codes {
+    typedef f16 Operand;
+    static const int elements = 32;
+#if defined(ELEMENT_nvfp4)
+    static constexpr float factor = 256;
+#else
+    static constexpr float factor = 1;
+#endif
+    static const bool has_blocks = true;
+    // The scales of the 32 elements of a piece of memory, as pairs of equal halves: of the first and the last 16.
+    static __device__ __forceinline__ uint2 scale_of(u32 raw) {
+#if defined(ELEMENT_s4) || defined(ELEMENT_nf4)
+        return make_uint2(twice(raw), twice(raw));
+#elif defined(ELEMENT_mxfp4)
+        // 2^(14 - raw); what a half cannot hold is beyond what the row's sum can.
+        u32 bits = raw < 29 ? (29 - raw) << 10 : raw < 39 ? 1u << (38 - raw) : 0;
+        return make_uint2(twice(bits), twice(bits));
+#else
+        // E4M3's bits make a half 2^-8 times as large. Of the 2^14 that the codes lack all but 2^-8 goes in here: the
+        // largest product is then 6 * 448 * 2^-8.
+        u32 low = raw << 7 & 0x3f80, high = raw >> 1 & 0x3f80;
+        return make_uint2(half_mul(twice(low), 0x74007400u), half_mul(twice(high), 0x74007400u));
+#endif
+    }
+    static __device__ __forceinline__ u32 pair(u32 word, int p, u32 scale) {
+#if defined(ELEMENT_s4)
+        // Codes are 8 too large.
+        u32 v = ((p & 2 ? word >> 8 : word) & (p & 1 ? 0x00f000f0u : 0x000f000fu)) | 0x64006400u;
+        v = p & 1 ? half_fma(v, 0x2c002c00u, 0xd480d480u) : half_sub(v, 0x64086408u);
+        return half_mul(v, scale);
+#else
+        u32 sign = p == 0 ? word << 12 : p == 1 ? word << 8 : p == 2 ? word << 4 : word;
+        u32 rest = p == 0 ? word << 9 : p == 1 ? word << 5 : p == 2 ? word << 1 : word >> 3;
+        return half_mul((sign & 0x80008000u) | (rest & 0x0e000e00u), scale);
+#endif
+    }
+    static __device__ __forceinline__ void decode(u32 *out, const uint4 &w, int piece, uint2 scales) {
+        u32 word = piece == 0 ? w.x : piece == 1 ? w.y : piece == 2 ? w.z : w.w, scale = piece < 2 ? scales.x : scales.y;
+#pragma unroll
+        for (int p = 0; p < 4; p++)
+#if defined(ELEMENT_nf4)
+            out[p] = half_mul(nf4_pairs[word >> 8 * p & 255], scale);
+#else
+            out[p] = pair(word, p, scale);
+#endif
+    }
+};
+#endif
+
+// Bytes of a block's scale, and the scale of a thread's 32 elements.
+__device__ __forceinline__ u32 load_scale(const u8 *scales, u64 row, const Shape &shape, int step, int t) {
+#if defined(ELEMENT_s4) || defined(ELEMENT_nf4)
+    int block = (step * 4 + t) / shape.block_steps;
+    return ((const u16 *)scales)[row * shape.blocks + block];
+#elif defined(ELEMENT_mxfp4)
+    return scales[row * shape.blocks + step * 4 + t];
+#elif defined(ELEMENT_nvfp4)
+    return ((const u16 *)scales)[(row * shape.blocks) / 2 + step * 4 + t];
+#else
+    return 0;
+#endif
+}
+
