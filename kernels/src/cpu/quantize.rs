@@ -1,11 +1,11 @@
-//! Rounding a row of inputs to integers; see [`InputRounding`].
+//! Rounding a row of inputs to integers or to fp8; see [`InputRounding`].
 //!
 //! Written in plain Rust over lanes, which compilers turn into the vectors of whatever instruction set it is inlined
-//! into; the codes are those of [`reference::round_inputs`](crate::reference::round_inputs), bit by bit.
+//! into; the results are those of [`reference::round_inputs`](crate::reference::round_inputs), bit by bit.
 
 use crate::args::InputRounding;
 use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedRow};
-use crate::format::scale_of;
+use crate::format::{fp8_e4m3, scale_of};
 
 /// The largest code.
 const MAX: f32 = 127.0;
@@ -79,4 +79,53 @@ fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) ->
         codes[i] = (steps + NO_FRACTION).to_bits() as i8;
     }
     codes.iter().map(|code| i32::from(*code)).sum()
+}
+
+/// Rounds `x` to multiples of a scale by the values of E4M3; `y` is as long.
+pub(super) fn round_to_e4m3(x: &[f32], rounding: InputRounding, y: &mut [f32]) {
+    let scale = match rounding {
+        InputRounding::None => return y.copy_from_slice(x),
+        InputRounding::PerToken => scale_of(largest(x).0, fp8_e4m3::MAX),
+        InputRounding::Static { scale } => scale,
+    };
+    let inverse = 1.0 / scale;
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = scale * nearest_e4m3(x * inverse);
+    }
+}
+
+/// What decoding the nearest code gives, without a branch.
+#[inline(always)]
+fn nearest_e4m3(value: f32) -> f32 {
+    const SMALLEST_NORMAL: f32 = 1.0 / 64.0;
+    // Floats of this size are the multiples of 2^-9, which the values below the smallest normal are.
+    const NINE_PLACES: f32 = 1.5 * 16384.0;
+    const DROPPED_BITS: u32 = 20;
+    let magnitude = value.abs();
+    let magnitude = if magnitude > fp8_e4m3::MAX { fp8_e4m3::MAX } else { magnitude };
+    let bits = magnitude.to_bits();
+    let half = (1 << (DROPPED_BITS - 1)) - 1 + ((bits >> DROPPED_BITS) & 1);
+    let normal = f32::from_bits(bits.wrapping_add(half) & !((1 << DROPPED_BITS) - 1));
+    let small = (magnitude + NINE_PLACES) - NINE_PLACES;
+    let rounded = if magnitude < SMALLEST_NORMAL { small } else { normal };
+    let rounded = if value.is_nan() { value } else { rounded };
+    rounded.copysign(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4m3_without_a_branch_is_e4m3() {
+        // Every upper half of a float, the halfway cases below it and their neighbours.
+        for upper in 0..=u16::MAX {
+            for lower in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(u32::from(upper) << 16 | lower);
+                let (ours, truth) = (nearest_e4m3(value), fp8_e4m3::decode(fp8_e4m3::encode(value)));
+                let are_equal = ours.to_bits() == truth.to_bits() || ours.is_nan() && truth.is_nan();
+                assert!(are_equal, "{value:e}: {ours} instead of {truth}");
+            }
+        }
+    }
 }

@@ -5,6 +5,10 @@ mod rounded;
 mod split;
 
 use crate::args::{InputRounding, MatMul, Rows};
+use crate::cpu::ops::for_row_ranges;
+use crate::cpu::output::Output;
+use crate::cpu::packed::PackedMatrix;
+use crate::cpu::quantize::round_to_e4m3;
 use crate::cpu::scratch::with_scratch;
 use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
@@ -61,12 +65,27 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         rounded::multiply(kernels, &table.integer, x, rounding, w, bias, y);
     } else {
         with_scratch(m * k, |rounded| {
-            for (r, rounded) in rounded.chunks_exact_mut(k).enumerate() {
-                rounded.copy_from_slice(&x.data[r * x.stride..][..k]);
-                round_row(rounded, rounding, w.format());
-            }
+            round(kernels, x, rounding, w, rounded);
             float::multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
         });
     }
     Ok(())
+}
+
+/// Rounds the rows of `x`, which stay floats, into `rounded [m, k]`.
+fn round(kernels: &CpuKernels, x: Rows<'_>, rounding: InputRounding, w: &PackedMatrix, rounded: &mut [f32]) {
+    let (k, rounded) = (x.cols, Output::new(rounded));
+    for_row_ranges(&kernels.pool, x.rows, k, &|rows| {
+        for r in rows {
+            let x = &x.data[r * x.stride..][..k];
+            // SAFETY: each row belongs to one task.
+            let rounded = unsafe { rounded.range(r * k..(r + 1) * k) };
+            if matches!(w.codes(), Codes::E4m3 | Codes::E5m2) {
+                round_to_e4m3(x, rounding, rounded);
+            } else {
+                rounded.copy_from_slice(x);
+                round_row(rounded, rounding, w.format());
+            }
+        }
+    });
 }
