@@ -67,6 +67,40 @@ impl Slice {
     }
 }
 
+/// Bytes of a tensor that are read before they are let go of.
+#[cfg(unix)]
+const RELEASED_TOGETHER: usize = 1 << 20;
+
+/// What lies around them and may have come along: the system maps neighbouring pages of the file together.
+#[cfg(unix)]
+const RELEASED_AROUND: usize = 4 << 20;
+
+impl Slice {
+    /// Lets go of the memory behind a stretch that has been read, about a mebibyte at a time: who reads a tensor from its
+    /// beginning to its end never holds much of it. What is asked for again comes from the file.
+    pub(crate) fn release(&self, read: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &*self.file {
+            let is_within = read.start / RELEASED_TOGETHER == read.end / RELEASED_TOGETHER;
+            if is_within && read.end < self.range.len() {
+                return;
+            }
+            let first = (self.range.start + read.start).saturating_sub(RELEASED_TOGETHER + RELEASED_AROUND);
+            let end = map.len().min(self.range.start + read.end + RELEASED_AROUND);
+            #[expect(
+                unsafe_code,
+                reason = "advice that could lose what was written to memory; nothing is, here"
+            )]
+            // SAFETY: the pages are those of a read-only map of a file, which brings them back when they are touched.
+            // The stretch lies within the map. Refused advice changes nothing.
+            let _ =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+        }
+        #[cfg(not(unix))]
+        let _ = read;
+    }
+}
+
 impl Deref for Slice {
     type Target = [u8];
 

@@ -79,8 +79,10 @@ impl Storage for Plain {
     fn read(&self, start: usize, out: &mut [f32]) -> Result<(), String> {
         let format = self.format().ok_or_else(|| format!("{} is no float format", self.dtype))?;
         let width = self.dtype.bitsize() / 8;
-        let bytes = &self.bytes[start * width..(start + out.len()) * width];
-        bytes_to_f32(format, bytes, out).map_err(|error| error.to_string())
+        let range = start * width..(start + out.len()) * width;
+        bytes_to_f32(format, &self.bytes[range.clone()], out).map_err(|error| error.to_string())?;
+        self.bytes.release(range);
+        Ok(())
     }
 
     fn integers(&self) -> Option<Vec<i64>> {

@@ -130,7 +130,9 @@ impl Storage for Blocks {
         let row_bytes = cols / self.block.elements * self.block.bytes;
         read_by_rows(cols, start, out, |row, out| {
             let stored = self.rows.as_ref().map_or(row, |rows| rows.stored(row));
-            self.block.decode_row(&self.bytes[stored * row_bytes..][..row_bytes], out);
+            let range = stored * row_bytes..(stored + 1) * row_bytes;
+            self.block.decode_row(&self.bytes[range.clone()], out);
+            self.bytes.release(range);
             Ok(())
         })
     }
@@ -146,6 +148,7 @@ impl Storage for Blocks {
                 split(block, &mut data, &mut scales);
             }
         }
+        self.bytes.release(0..self.bytes.len());
         let shape = (rows, self.cols);
         EncodedMatrix::from_parts(self.block.format, shape, self.block.elements, data, scales, 1.0).ok()
     }
