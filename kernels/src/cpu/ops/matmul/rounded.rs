@@ -6,7 +6,7 @@ use std::ptr;
 use super::split::{Blocks, share};
 use crate::args::{InputRounding, Rows};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
@@ -14,9 +14,13 @@ use crate::cpu::scratch::with_scratch;
 
 /// Codes of `x` that a task takes at most: half of a 2 MiB L2, so that they stay there while the panels pass.
 const TASK_CODES: usize = 1 << 20;
-/// Bytes of weights that all blocks of rows meet before the next ones do: a fifth, and another one for those that come from
-/// memory meanwhile. Fewer at a time would visit more rows of `y`, each on a page of its own, for fewer columns.
-const TASK_WEIGHTS: usize = 384 << 10;
+/// Bytes of weights that a few blocks of rows meet before they meet the next ones: a fifth, and another one for those that
+/// come from memory meanwhile. Fewer at a time would visit more rows of `y`, each on a page of its own, for fewer columns.
+const FEW_BLOCKS_WEIGHTS: usize = 384 << 10;
+/// The same for more blocks, which give the next weights longer to come and have more of `y` to visit: a quarter.
+const MANY_BLOCKS_WEIGHTS: usize = 1 << 19;
+/// Blocks that are few.
+const FEW_BLOCKS: usize = 8;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
@@ -98,8 +102,12 @@ impl Product<'_> {
             self.multiply(panels, blocks.start, (ptr::null(), 0));
             return;
         }
-        // At least two groups, so that there are next ones to fetch.
-        let together = (TASK_WEIGHTS / self.w.panel_size()).clamp(1, panels.len().div_ceil(2));
+        let together = if blocks.len() > FEW_BLOCKS {
+            (MANY_BLOCKS_WEIGHTS / self.w.panel_size()).max(PANELS)
+        } else {
+            // At least two groups, so that there are next ones to fetch.
+            (FEW_BLOCKS_WEIGHTS / self.w.panel_size()).clamp(1, panels.len().div_ceil(2))
+        };
         for first in panels.clone().step_by(together) {
             let end = panels.end.min(first + together);
             let next = panels.end.min(end + together) - end;
