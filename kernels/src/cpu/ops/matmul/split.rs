@@ -10,6 +10,9 @@ const TASKS_PER_THREAD: usize = 6;
 /// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
 /// thread, ten times a fork and join.
 const BREAK_EVEN: usize = 1_000_000;
+/// Rows from which on a thread has rows of its own: it reads all weights, but what it writes stays in its caches, where the
+/// next operation looks for it. From so many on a core's tiles are busier than its reading of weights from L3.
+const OWN_ROWS: usize = 64;
 /// What a core can compute while it reads a byte of weights from L3.
 const FLOPS_PER_BYTE: usize = 8;
 
@@ -52,8 +55,9 @@ pub(super) fn share(
         return;
     }
     let tasks = pool.threads() * TASKS_PER_THREAD;
+    let own_rows = if blocks.m >= pool.threads() * OWN_ROWS { pool.threads() } else { 1 };
     // Few panels leave threads idle unless the rows are shared out too.
-    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(panels)).min(count);
+    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(panels)).max(own_rows).min(count);
     let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
     pool.run(row_tasks * panel_tasks, &|index| {
         let (row_task, panel_task) = (index / panel_tasks, index % panel_tasks);

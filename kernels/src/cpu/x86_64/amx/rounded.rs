@@ -125,6 +125,8 @@ unsafe fn multiply(
 }
 
 /// Defines the products of tiles with one instruction: of up to 32 rows, and of up to 16.
+///
+/// Weights are loaded with the hint to leave the first-level cache to the inputs, which every panel meets again.
 macro_rules! tile_products {
     ($name_32:ident, $name_16:ident, $instruction:literal) => {
         /// # Safety
@@ -142,8 +144,8 @@ macro_rules! tile_products {
                     "tilezero tmm3",
                     "2:",
                     "tileloadd tmm4, [{x} + {x_row}]",
-                    "tileloadd tmm6, [{w} + {w_row}]",
-                    "tileloadd tmm7, [{w} + {w_row} + 64]",
+                    "tileloaddt1 tmm6, [{w} + {w_row}]",
+                    "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
                     concat!($instruction, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm5, [{x} + {x_row} + 1024]",
                     concat!($instruction, " tmm1, tmm4, tmm7"),
@@ -192,8 +194,8 @@ macro_rules! tile_products {
                     "tilezero tmm1",
                     "2:",
                     "tileloadd tmm4, [{x} + {x_row}]",
-                    "tileloadd tmm6, [{w} + {w_row}]",
-                    "tileloadd tmm7, [{w} + {w_row} + 64]",
+                    "tileloaddt1 tmm6, [{w} + {w_row}]",
+                    "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
                     concat!($instruction, " tmm0, tmm4, tmm6"),
                     concat!($instruction, " tmm1, tmm4, tmm7"),
                     "mov {line}, {lines}",
