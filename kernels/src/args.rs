@@ -51,6 +51,10 @@ pub enum InputRounding {
 }
 
 /// `y [m, n] = x [m, k] w [n, k]^T + bias [n]`.
+///
+/// Sums are of `f32`, or exact. Kernels may put inputs that are not rounded in fixed point first: with int8, int4, mxfp4
+/// and nvfp4 weights those for AVX-512 with VNNI move each by at most `2^-23` of the largest magnitude in its row (and
+/// `2^-127`). Those for tiles round the inputs of bf16 weights to bf16, in products of more than four rows.
 #[derive(Debug)]
 pub struct MatMul<'a> {
     /// Activations `[m, k]`.

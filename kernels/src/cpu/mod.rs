@@ -9,6 +9,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod check;
+mod grid;
 mod op_table;
 mod ops;
 mod output;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::args::{ActivationKind, InputRounding, NormKind};
 use crate::cpu::Isa;
+use crate::cpu::grid::Grid;
 use crate::cpu::packed::{BlockScales, Scales};
 use crate::format::Codes;
 
@@ -35,6 +36,8 @@ pub(super) struct OpTable {
     pub(super) integer: RoundedKernels,
     /// Products of bf16, where they are faster than products of floats.
     pub(super) brain: Option<RoundedKernels>,
+    /// Products of inputs in fixed point with weights on a grid, where they are faster than products of floats.
+    pub(super) fixed: Option<FixedKernels>,
     /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
     pub(super) interleave: unsafe fn(Interleave<'_>),
     pub(super) norm: unsafe fn(NormRow<'_>),
@@ -168,6 +171,75 @@ pub(super) struct RoundedRow {
     pub(super) scale: f32,
     /// Sum of the codes.
     pub(super) sum: i32,
+}
+
+/// The functions for products of inputs in fixed point with weights that are integers of at most 8 bits, or become some
+/// when they are multiplied by a constant.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has them"))]
+pub(super) struct FixedKernels {
+    /// Most rows of `x` that `multiply` takes at once.
+    pub(super) rows: usize,
+    pub(super) multiply: unsafe fn(&FixedProduct),
+    pub(super) split: unsafe fn(SplitRow<'_>),
+}
+
+/// Digits of an input in fixed point: `x = scale (65536 d[0] + 256 d[1] + d[2])`, each from -128 to 127.
+pub(super) const DIGITS: usize = 3;
+
+/// A few rows of inputs in fixed point times up to [`PANELS`] panels: `y [rows, cols] = x w^T + bias`.
+///
+/// The digits of a block of terms are summed as integers, which is exact, then the blocks' sums times their scales.
+///
+/// # Safety
+///
+/// For whoever computes it: the pointers are valid for the elements named below, nobody writes what they point to
+/// meanwhile but `y`, which nobody touches, `1 <= rows <= FixedKernels::rows`, and `cols` ends in the last panel.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has a kernel"))]
+pub(super) struct FixedProduct {
+    /// `[pieces, rows, DIGITS, 64]` bytes as [`SplitRow`] writes them, `k` padded with zeros.
+    pub(super) x: *const i8,
+    /// `[blocks, rows, DIGITS]`: what the offset of the weights adds to the sums of digits, negated.
+    pub(super) x_sums: *const i32,
+    /// `[rows]`.
+    pub(super) x_scales: *const f32,
+    pub(super) rows: usize,
+    pub(super) panels: usize,
+    /// The codes of the first panel, in units.
+    pub(super) w: *const u8,
+    pub(super) grid: Grid,
+    pub(super) scales: Scales,
+    /// Bytes from one panel's codes and scales to the next one's.
+    pub(super) panel_stride: usize,
+    pub(super) k: usize,
+    /// Terms of a block, whole units; those that share a scale if such there are.
+    pub(super) block_len: usize,
+    /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
+    pub(super) y: *mut f32,
+    pub(super) y_stride: usize,
+    pub(super) cols: usize,
+    /// Added at the end unless null: `cols` elements.
+    pub(super) bias: *const f32,
+}
+
+/// One row to be split into digits.
+///
+/// The scale is the smallest power of two under which the largest magnitude fits: at most `2^-22` of it, so no input
+/// moves by more than `2^-23` of the largest.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has a kernel"))]
+pub(super) struct SplitRow<'a> {
+    pub(super) x: &'a [f32],
+    /// Pieces of [`PIECE_BYTES`] terms, `piece_stride` bytes apart: `DIGITS` times so many bytes, zero behind the last
+    /// term. Where a byte of weights holds two codes, the even ones of eight terms come before the odd ones.
+    pub(super) digits: &'a mut [i8],
+    pub(super) piece_stride: usize,
+    /// Of block `b` from `b * sum_stride` on: its digits' sums times minus the offset.
+    pub(super) sums: &'a mut [i32],
+    pub(super) sum_stride: usize,
+    pub(super) block_len: usize,
+    pub(super) grid: Grid,
+    /// The scale, times the step of the grid; NaN, and all else unspecified, when an input is infinite or NaN.
+    pub(super) scale: &'a mut f32,
 }
 
 /// What a [`PanelProduct`] fetches into the caches on the side. Addresses are hints: they need not be valid.

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::grid::{Grid, MAX_BLOCK};
 use super::scratch::with_scratch;
 use super::storage::Storage;
 use crate::error::{KernelError, Result};
@@ -242,6 +243,11 @@ impl PackedMatrix {
                 Scales::Blocks(BlockScales { first, kind: spec.scale, block_len, tensor_scale })
             }
         }
+    }
+
+    /// The grid that the weights lie on before scales, unless it is too fine for bytes or too many of them share a scale.
+    pub(super) fn grid(&self) -> Option<Grid> {
+        if self.block_len().is_some_and(|len| len > MAX_BLOCK) { None } else { Grid::of(self.codes()) }
     }
 
     /// Weights that share a scale, when that is less than a row.

@@ -52,6 +52,9 @@ fn multiply_rounded(
 /// The kernel sums the products of a block in a row (512 terms, or those that share a scale), and then the blocks' sums
 /// times their scales; together with the product's own rounding, three of weight and scale, and the bias at most so
 /// many roundings touch a term, each relative to the sum of magnitudes.
+///
+/// Where inputs are in fixed point the sums of a block (128 terms, or those that share a scale) are exact, which is fewer
+/// roundings: up to five join the digits, and one adds each block.
 fn roundings(format: Format, k: usize) -> f64 {
     let block = match format.spec().block {
         Block::Weights(len) => len,
@@ -64,12 +67,24 @@ fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n:
     let what = format!("{} {format} m={m} n={n} k={k}", kernels.isa());
     let x = random.matrix(m, k);
     let dense = random.values(n * k);
-    let w = pack(kernels, format, n, k, &dense);
+    check_values(&what, kernels, format, &x, (&dense, n), random);
+}
+
+fn check_values(
+    what: &str,
+    kernels: &CpuKernels,
+    format: Format,
+    x: &Matrix,
+    (dense, n): (&[f32], usize),
+    random: &mut Random,
+) {
+    let (m, k) = (x.rows, x.cols);
+    let w = pack(kernels, format, n, k, dense);
     assert_eq!((w.n(), w.k(), w.format()), (n, k, format), "{what}");
 
     // Packing rounds exactly as encoding does.
     let mut rounded = vec![0.0; n * k];
-    format.encode(&dense, n, k).unwrap().decode(&mut rounded).unwrap();
+    format.encode(dense, n, k).unwrap().decode(&mut rounded).unwrap();
     assert_eq!(decode(&w), rounded, "{what}");
 
     let bias = random.values(n);
@@ -81,11 +96,28 @@ fn check(kernels: &CpuKernels, random: &mut Random, format: Format, m: usize, n:
         true => (k + 4) as f64 + EPSILON.recip() / 256.0,
         false => roundings(format, k),
     };
-    assert_close(&what, &multiply(kernels, &x, &w, bias), &expected, |i| {
+    assert_close(what, &multiply(kernels, x, &w, bias), &expected, |i| {
         let (r, j) = (i / n, i % n);
-        let products = x.row(r).iter().zip(&rounded[j * k..]).map(|(x, w)| f64::from((x * w).abs()));
-        roundings * EPSILON * (products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[j].abs())))
+        let weights = &rounded[j * k..][..k];
+        let products = x.row(r).iter().zip(weights).map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs());
+        let bias = bias.map_or(0.0, |bias| f64::from(bias[j].abs()));
+        roundings * EPSILON * (products.sum::<f64>() + bias) + moved(kernels, format, x.row(r), weights)
     });
+}
+
+/// How far a result moves because inputs are put in fixed point: each by half a step, which is at most `2^-22` of the
+/// row's largest, or `2^-126`; and by underflow, as each product does by up to `2^-149` in all kernels.
+fn moved(kernels: &CpuKernels, format: Format, x: &[f32], weights: &[f32]) -> f64 {
+    let on_grid = [Format::Int8, Format::Int4, Format::Mxfp4, Format::Nvfp4].contains(&format);
+    let half_step = match kernels.isa() {
+        Isa::Avx512Vnni | Isa::Amx if on_grid => {
+            let largest = x.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
+            (largest / f64::from(1 << 23)).max(f64::from(f32::MIN_POSITIVE) / 2.0)
+        }
+        _ => 0.0,
+    };
+    let weights: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
+    half_step * weights + x.len() as f64 * f64::from(f32::from_bits(1)) * (1.0 + weights)
 }
 
 /// Whether a product of bf16 weights without rounded inputs rounds them all the same.
@@ -115,6 +147,72 @@ fn products_match() {
     }
 }
 
+/// Rows of very different sizes, one of zeros, and one with a single large input; large, small and zero weights.
+#[test]
+fn products_of_extremes_match() {
+    let mut random = Random(6);
+    for kernels in kernels() {
+        for format in Format::ALL {
+            // Bf16 tiles take subnormal inputs for zero, and halves have no such range.
+            if matches!(format, Format::Bf16 | Format::F16) {
+                continue;
+            }
+            for (w_factor, x_factors) in [
+                (1.0, [1e30, 1e-30, 1e-37]),
+                (1e-20, [1e30, 1e10, 1.0]),
+                (1e20, [1e-30, 1e-38, 1e10]),
+                (0.0, [1.0; 3]),
+            ] {
+                let (n, k) = (1 + random.below(140), 1 + random.below(700));
+                let mut x = random.matrix(5, k);
+                for (r, row) in x.data.chunks_mut(x.stride).take(5).enumerate() {
+                    match x_factors.get(r) {
+                        Some(factor) => row.iter_mut().for_each(|x| *x *= factor),
+                        None if r == 3 => row.fill(0.0),
+                        None => row[k / 2] = 3e6,
+                    }
+                }
+                let dense: Vec<f32> = random.values(n * k).iter().map(|w| w * w_factor).collect();
+                let what = format!("{} {format} n={n} k={k} weights of {w_factor:e}", kernels.isa());
+                check_values(&what, &kernels, *format, &x, (&dense, n), &mut random);
+            }
+        }
+    }
+}
+
+/// An infinity or a NaN among the inputs comes out as it does of a sum of floats, and leaves other rows alone.
+#[test]
+fn inputs_need_not_be_finite() {
+    let mut random = Random(7);
+    for kernels in kernels() {
+        for format in Format::ALL {
+            // Tiles of bf16 round the inputs of more rows.
+            let (m, n, k) = (4, 70, 150);
+            let w = pack(&kernels, *format, n, k, &random.values(n * k));
+            let dense = decode(&w);
+            let mut x = random.matrix(m, k);
+            let finite = multiply(&kernels, &x, &w, None);
+            let (first, second) = (random.below(k), random.below(k));
+            x.data[x.stride + first] = f32::INFINITY;
+            x.data[x.stride + second] = f32::NEG_INFINITY;
+            x.data[2 * x.stride + first] = f32::NAN;
+            x.data[3 * x.stride + second] = f32::NEG_INFINITY;
+            let mut expected = vec![0.0; m * n];
+            reference::matmul(x.view(), &dense, None, RowsMut { data: &mut expected, rows: m, cols: n });
+            let got = multiply(&kernels, &x, &w, None);
+            let what = format!("{} {format}", kernels.isa());
+            assert_eq!(got[..n], finite[..n], "{what}");
+            assert!(expected[n..].iter().all(|y| !y.is_finite()), "{what}");
+            for (got, expected) in got[n..].iter().zip(&expected[n..]) {
+                assert!(
+                    got == expected || got.is_nan() && expected.is_nan(),
+                    "{what}: {got}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
 /// Rounded inputs: the codes are those of the reference, so only the sums differ.
 #[test]
 fn products_of_rounded_inputs_match() {
@@ -139,9 +237,10 @@ fn products_of_rounded_inputs_match() {
                     let roundings = roundings(format, k);
                     assert_close(&what, &got, &expected, |i| {
                         let (r, j) = (i / n, i % n);
-                        let products = rounded[r * k..][..k].iter().zip(&dense[j * k..]);
-                        let sum: f64 = products.map(|(x, w)| f64::from((x * w).abs())).sum();
+                        let (x, weights) = (&rounded[r * k..][..k], &dense[j * k..][..k]);
+                        let sum: f64 = x.iter().zip(weights).map(|(x, w)| f64::from((x * w).abs())).sum();
                         roundings * EPSILON * (sum + f64::from(bias[j].abs()))
+                            + moved(&kernels, format, x, weights)
                     });
                 }
             }

@@ -26,6 +26,7 @@ pub(super) const TABLE: OpTable = OpTable {
     widen: matmul::widen,
     integer: integer::KERNELS,
     brain: None,
+    fixed: None,
     interleave: scalar::TABLE.interleave,
     norm,
     activate,

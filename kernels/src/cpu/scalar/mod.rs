@@ -17,6 +17,7 @@ pub(super) const TABLE: OpTable = OpTable {
     widen: matmul::widen,
     integer: integer::KERNELS,
     brain: None,
+    fixed: None,
     interleave: matmul::interleave,
     norm,
     activate,

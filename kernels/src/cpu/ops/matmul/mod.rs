@@ -1,5 +1,6 @@
 //! `y = x w^T + bias`: checks, and the choice between sums of floats and of integers.
 
+mod fixed;
 mod float;
 mod rounded;
 mod split;
@@ -59,17 +60,25 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
             (Some(brain), Codes::Bf16) if m > MAX_PRECISE_ROWS => {
                 rounded::multiply(kernels, brain, x, rounding, w, bias, y);
             }
-            _ => float::multiply(kernels, x, w, bias, y),
+            _ => multiply(kernels, x, w, bias, y),
         }
     } else if matches!(w.codes(), Codes::Int8) && k <= MAX_INTEGER_TERMS {
         rounded::multiply(kernels, &table.integer, x, rounding, w, bias, y);
     } else {
         with_scratch(m * k, |rounded| {
             round(kernels, x, rounding, w, rounded);
-            float::multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
+            multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
         });
     }
     Ok(())
+}
+
+/// The product, none of whose sizes is zero, of inputs as they are.
+fn multiply(kernels: &CpuKernels, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, y: &mut [f32]) {
+    match (kernels.table.fixed, w.grid()) {
+        (Some(fixed), Some(grid)) => fixed::multiply(kernels, &fixed, grid, x, w, bias, y),
+        _ => float::multiply(kernels, x, w, bias, y),
+    }
 }
 
 /// Rounds the rows of `x`, which stay floats, into `rounded [m, k]`.

@@ -21,6 +21,7 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     widen: widen::widen,
     integer: integer::KERNELS,
     brain: None,
+    fixed: None,
     interleave: interleave::interleave,
     norm,
     activate,

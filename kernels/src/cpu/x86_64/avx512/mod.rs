@@ -1,5 +1,6 @@
 //! AVX-512 (F, BW, VL, DQ): 16 lanes, 32 registers, masks for the tails.
 
+mod fixed;
 pub(super) mod integer;
 mod interleave;
 mod matmul;
@@ -21,6 +22,7 @@ pub(in crate::cpu) const TABLE: OpTable = OpTable {
     widen: widen::widen,
     integer: integer::KERNELS,
     brain: None,
+    fixed: None,
     interleave: interleave::interleave,
     norm,
     activate,
@@ -36,7 +38,7 @@ pub(in crate::cpu) const TABLE: OpTable = OpTable {
 
 /// With VNNI.
 pub(in crate::cpu) static VNNI_TABLE: OpTable =
-    OpTable { isa: Isa::Avx512Vnni, integer: integer::VNNI_KERNELS, ..TABLE };
+    OpTable { isa: Isa::Avx512Vnni, integer: integer::VNNI_KERNELS, fixed: Some(fixed::KERNELS), ..TABLE };
 
 vector_functions!(vector::F32x16, target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq"));
 
