@@ -7,7 +7,9 @@
 mod executable;
 mod formats;
 mod inputs;
+mod memory;
 mod plan;
+mod submit;
 mod weights;
 
 use std::ops::Range;
