@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use crate::cpu::ThreadPool;
+use crate::cpu::op_table::PANELS;
 use crate::cpu::packed::PackedMatrix;
 
 /// Tasks per thread: enough to balance threads of unequal speed.
 const TASKS_PER_THREAD: usize = 6;
+/// The same when all rows are in one block: a task then only reads weights, and the last one is waited for.
+const TASKS_PER_READER: usize = 64;
 /// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
 /// thread, ten times a fork and join.
 const BREAK_EVEN: usize = 1_000_000;
@@ -54,14 +57,18 @@ pub(super) fn share(
         }
         return;
     }
-    let tasks = pool.threads() * TASKS_PER_THREAD;
+    let tasks = pool.threads() * if count == 1 { TASKS_PER_READER } else { TASKS_PER_THREAD };
+    // Panels stay together that a product of few rows takes at once, where there are enough of them.
+    let group = if panels >= PANELS * pool.threads() { PANELS } else { 1 };
+    let groups = panels.div_ceil(group);
     let own_rows = if blocks.m >= pool.threads() * OWN_ROWS { pool.threads() } else { 1 };
     // Few panels leave threads idle unless the rows are shared out too.
-    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(panels)).max(own_rows).min(count);
-    let panel_tasks = tasks.div_ceil(row_tasks).min(panels);
+    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(groups)).max(own_rows).min(count);
+    let panel_tasks = tasks.div_ceil(row_tasks).min(groups);
     pool.run(row_tasks * panel_tasks, &|index| {
         let (row_task, panel_task) = (index / panel_tasks, index % panel_tasks);
         let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
-        task(part(panels, panel_tasks, panel_task), part(count, row_tasks, row_task));
+        let groups = part(groups, panel_tasks, panel_task);
+        task(groups.start * group..panels.min(groups.end * group), part(count, row_tasks, row_task));
     });
 }

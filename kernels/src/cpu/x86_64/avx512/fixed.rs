@@ -29,6 +29,8 @@ const SEGMENT_UNITS: usize = 4;
 /// Measured on two threads, with weights in L3: as fast as reading the same bytes and doing nothing else for 1 to 4 KiB, a
 /// tenth less for 512 bytes, and without what comes after the panel's end.
 const PREFETCH_BYTES: usize = 2048;
+/// The same for the scales of blocks: with 128 terms a block, 44 GB/s instead of 37 from memory.
+const SCALE_PREFETCH_BYTES: usize = 256;
 
 pub(super) const KERNELS: FixedKernels = FixedKernels { rows: ROWS, multiply, split };
 
@@ -119,6 +121,14 @@ unsafe fn multiply_blocks<B: Bytes, const ROWS: usize>(p: &FixedProduct, bytes: 
     let terms = 4 * B::PARTS;
     let panel_bytes = p.k.div_ceil(terms) * UNITS_BYTES;
     let segment = if p.panels > 1 { SEGMENT_UNITS * terms } else { PIECE_BYTES };
+    let block_scales = BlockScaleLines::of(p);
+    if let Scales::Rows(scales) = p.scales {
+        for panel in 0..p.panels {
+            let scales = scales.wrapping_byte_add(panel * p.panel_stride);
+            _mm_prefetch::<_MM_HINT_T0>(scales.cast());
+            _mm_prefetch::<_MM_HINT_T0>(scales.wrapping_add(16).cast());
+        }
+    }
     let mut all_sums = [[[[_mm512_setzero_si512(); 2]; DIGITS]; ROWS]; PANELS];
     let mut totals = [[[_mm512_setzero_ps(); 2]; ROWS]; PANELS];
     let (mut term, mut block, mut block_start) = (0, 0, 0);
@@ -148,6 +158,9 @@ unsafe fn multiply_blocks<B: Bytes, const ROWS: usize>(p: &FixedProduct, bytes: 
                 }
                 add_units(&mut sums, bytes, w.add(at), x, units, w.wrapping_add(ahead));
                 if stop == block_end {
+                    if let Some(scales) = &block_scales {
+                        scales.fetch(panel, block);
+                    }
                     add_block(p, &sums, &mut totals[panel], panel, block);
                 } else {
                     all_sums[panel] = sums;
@@ -162,6 +175,40 @@ unsafe fn multiply_blocks<B: Bytes, const ROWS: usize>(p: &FixedProduct, bytes: 
     for panel in 0..p.panels {
         // SAFETY: the caller's promise is passed on.
         unsafe { store(p, &totals[panel], panel) };
+    }
+}
+
+/// Where to fetch the scales of blocks: they lie apart from the codes, too few together for the hardware to foresee.
+struct BlockScaleLines {
+    first: *const u8,
+    panel_stride: usize,
+    /// Bytes of a block's scales, and of a panel's.
+    block_size: usize,
+    size: usize,
+    /// Bytes from one product's panels to the next one's.
+    stride: usize,
+}
+
+impl BlockScaleLines {
+    fn of(p: &FixedProduct) -> Option<Self> {
+        let Scales::Blocks(scales) = p.scales else { return None };
+        let block_size = scales.kind.size_bytes() * PANEL_WIDTH;
+        let (size, stride) = (p.k.div_ceil(p.block_len) * block_size, p.panels * p.panel_stride);
+        Some(Self { first: scales.first, panel_stride: p.panel_stride, block_size, size, stride })
+    }
+
+    /// Fetches those of a later block, or of the next panels.
+    #[inline(always)]
+    fn fetch(&self, panel: usize, block: usize) {
+        let at = match block * self.block_size + SCALE_PREFETCH_BYTES {
+            at if at < self.size => at,
+            at => at - self.size + self.stride,
+        };
+        // SAFETY: a hint, which does not fault whatever the address.
+        unsafe {
+            let first = self.first.wrapping_add(panel * self.panel_stride);
+            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(at).cast());
+        }
     }
 }
 
