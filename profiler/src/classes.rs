@@ -2,10 +2,8 @@
 
 use joulewise_engine::{ModuleId, ModuleKind};
 
+use crate::ballast::{Ballast, Cache, ballast_of};
 use crate::workload::Part;
-
-/// A class's weights count as cold when its sweep reads so many times the cache before it comes back to the first.
-const CACHE_MARGIN: f64 = 1.5;
 
 /// Modules of the same kind and shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,9 +16,8 @@ pub struct Class {
     pub weight_bytes: u64,
     /// Bytes that a sweep reads and nobody has just written: weights, and the cache of keys and values.
     pub cold_bytes: f64,
-    /// Index of a class that is swept in turns with this one, because the weights of this one would stay in the cache
-    /// while in the whole program they do not.
-    pub companion: Option<usize>,
+    /// What it is swept with, so that its weights are as cold as in the whole program.
+    pub ballast: Ballast,
 }
 
 /// Whether two modules do the same work on the same formats, in different layers: one may then stand for the other.
@@ -32,9 +29,9 @@ pub fn are_equal(a: &Part, b: &Part) -> bool {
         && a.path.rsplit('.').next() == b.path.rsplit('.').next()
 }
 
-/// The classes of a program's modules. Those whose path is in `apart` are classes of their own; `caches` are the sizes
-/// in bytes of the device's caches, as far as they are known.
-pub fn classes_of(parts: &[Part], apart: &[String], caches: &[u64]) -> Vec<Class> {
+/// The classes of a program's modules. Those whose path is in `apart` are classes of their own; `caches` are the
+/// device's, as far as they are known.
+pub fn classes_of(parts: &[Part], apart: &[String], caches: &[Cache]) -> Vec<Class> {
     let mut groups: Vec<Vec<&Part>> = Vec::new();
     let is_apart = |part: &Part| apart.contains(&part.path);
     for part in parts {
@@ -66,32 +63,12 @@ pub fn classes_of(parts: &[Part], apart: &[String], caches: &[u64]) -> Vec<Class
             modules: group.iter().map(|part| part.module).collect(),
             weight_bytes: group.iter().map(|part| part.weight_bytes).sum(),
             cold_bytes: group.iter().map(|part| cold_bytes(part)).sum(),
-            companion: None,
+            ballast: Ballast::None,
         })
         .collect();
-    let all_bytes: f64 = classes.iter().map(|class| class.cold_bytes).sum();
-    // The largest cache that the whole program flows through; what stays in a larger one is warm in truth, too.
-    let flooded =
-        caches.iter().map(|&bytes| bytes as f64).filter(|bytes| *bytes < all_bytes).reduce(f64::max);
-    let largest = (0..classes.len())
-        .max_by(|&a, &b| classes[a].cold_bytes.total_cmp(&classes[b].cold_bytes))
-        .filter(|_| flooded.is_some());
-    for (index, class) in classes.iter_mut().enumerate() {
-        let is_warm = class.cold_bytes > 0.0 && class.cold_bytes < CACHE_MARGIN * flooded.unwrap_or(0.0);
-        class.companion = largest.filter(|&largest| is_warm && largest != index);
-    }
-    // The largest class is kept company by the second largest, that one by the third. Were it by the largest, both classes
-    // would only ever run together, and nothing could tell them apart.
-    if let Some(largest) = largest
-        && classes[largest].cold_bytes < CACHE_MARGIN * flooded.unwrap_or(0.0)
-    {
-        let mut others: Vec<usize> =
-            (0..classes.len()).filter(|&i| i != largest && classes[i].cold_bytes > 0.0).collect();
-        others.sort_by(|&a, &b| classes[b].cold_bytes.total_cmp(&classes[a].cold_bytes));
-        if let Some(&second) = others.first() {
-            classes[largest].companion = Some(second);
-            classes[second].companion = others.get(1).copied();
-        }
+    let cold_bytes: Vec<f64> = classes.iter().map(|class| class.cold_bytes).collect();
+    for (class, ballast) in classes.iter_mut().zip(ballast_of(&cold_bytes, caches)) {
+        class.ballast = ballast;
     }
     classes
 }
@@ -118,7 +95,6 @@ pub(crate) fn sample_of_equals(parts: &[Part]) -> Vec<ModuleId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::regression::{Observation, Regression};
     use joulewise_engine::Cost;
 
     fn part(id: u32, path: &str, kind: ModuleKind, weight_bytes: u64) -> Part {
@@ -155,59 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_would_stay_in_the_cache_get_company() {
-        // 1800 bytes of weights. Through 700 bytes of cache the first class is cold by itself (1200 bytes), the heads
-        // are not; through 1000 it needs company itself.
-        let companions = |caches: &[u64]| -> Vec<_> {
-            classes_of(&parts(), &[], caches).iter().map(|class| class.companion).collect()
+    fn classes_whose_weights_would_stay_in_the_cache_get_ballast() {
+        // 1800 bytes of weights: 1200, 500 and 100. Norms have none.
+        let ballast = |size_bytes| -> Vec<Ballast> {
+            let caches = [Cache { size_bytes, is_shared: false }];
+            classes_of(&parts(), &[], &caches).iter().map(|class| class.ballast).collect()
         };
-        assert_eq!(companions(&[700]), [None, None, Some(1), Some(1)]);
-        assert_eq!(companions(&[700, 1000, 4000]), [None, Some(2), Some(3), Some(1)]);
-        assert_eq!(companions(&[2000]), [None; 4]);
-        assert_eq!(companions(&[10]), [None; 4]);
-    }
-
-    /// Whether the trials of all classes, each with its company, can tell what each class costs.
-    fn are_told_apart(classes: &[Class]) -> bool {
-        let observations: Vec<Observation> = (0..3)
-            .flat_map(|block| {
-                let row = move |extra: &[usize]| Observation {
-                    counts: (0..classes.len())
-                        .map(|class| if extra.contains(&class) { 3.0 } else { 1.0 })
-                        .collect(),
-                    response: classes.len() as f64 + 2.0 * extra.len() as f64,
-                    sampling_sd: 0.0,
-                    block,
-                };
-                let with_company = |class: usize| {
-                    row(&[Some(class), classes[class].companion].into_iter().flatten().collect::<Vec<_>>())
-                };
-                std::iter::once(row(&[])).chain((0..classes.len()).map(with_company)).collect::<Vec<_>>()
-            })
-            .collect();
-        Regression::fit(&observations, 0, 0).is_some()
-    }
-
-    #[test]
-    fn whatever_the_cache_company_leaves_classes_apart() {
-        let kinds = [
-            ModuleKind::Embedding,
-            ModuleKind::QkvProjection,
-            ModuleKind::OutputProjection,
-            ModuleKind::MlpUp,
-            ModuleKind::MlpDown,
-            ModuleKind::Norm,
-        ];
-        // Sizes as in a model, all alike, and one large class among small ones; fewer classes, too.
-        for sizes in [[90, 300, 100, 400, 400, 0], [100; 6], [10, 10, 1000, 10, 10, 10]] {
-            for n in 2..=sizes.len() {
-                let parts: Vec<Part> =
-                    (0..n).map(|i| part(i as u32, &format!("m{i}"), kinds[i], sizes[i])).collect();
-                for cache in (0..40).map(|step| 10 << (step / 4) | step) {
-                    let classes = classes_of(&parts, &[], &[cache]);
-                    assert!(are_told_apart(&classes), "{n} of {sizes:?} with {cache} bytes of cache");
-                }
-            }
-        }
+        assert_eq!(ballast(600), [Ballast::None, Ballast::Sole, Ballast::Beside, Ballast::Beside]);
+        assert_eq!(ballast(700), [Ballast::None, Ballast::Part, Ballast::Part, Ballast::Part]);
     }
 }

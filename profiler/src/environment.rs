@@ -6,6 +6,8 @@ use std::path::Path;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
+use crate::ballast::Cache;
+
 /// What of a machine bears on its figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
@@ -61,16 +63,17 @@ impl Environment {
     }
 }
 
-/// Bytes of the processor's second and third cache; the second is each core's own, and a program that uses all cores
-/// has all of them.
-pub fn cache_bytes() -> Vec<u64> {
+/// The processor's second and third cache. The second is each core's own, and a program that uses all cores has all of
+/// them; the third of a virtual machine is its neighbours', too.
+pub fn caches() -> Vec<Cache> {
     let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cache_bytes_below(Path::new("/"), n_cores as u64)
+    caches_below(Path::new("/"), n_cores as u64)
 }
 
-fn cache_bytes_below(root: &Path, n_cores: u64) -> Vec<u64> {
+fn caches_below(root: &Path, n_cores: u64) -> Vec<Cache> {
+    let is_virtual = Environment::read_below(root).is_virtual.unwrap_or(false);
     let caches = root.join("sys/devices/system/cpu/cpu0/cache");
-    let size_bytes = |index: u32| {
+    let cache = |index: u32| {
         let file = |name: &str| fs::read_to_string(caches.join(format!("index{index}/{name}"))).ok();
         let (level, size) = (file("level")?, file("size")?);
         let bytes = match size.trim().strip_suffix('K') {
@@ -78,12 +81,12 @@ fn cache_bytes_below(root: &Path, n_cores: u64) -> Vec<u64> {
             None => size.trim().strip_suffix('M')?.parse::<u64>().ok()? << 20,
         };
         match level.trim() {
-            "2" => Some(bytes * n_cores),
-            "3" => Some(bytes),
+            "2" => Some(Cache { size_bytes: bytes * n_cores, is_shared: false }),
+            "3" => Some(Cache { size_bytes: bytes, is_shared: is_virtual }),
             _ => None,
         }
     };
-    (0..8).filter_map(size_bytes).collect()
+    (0..8).filter_map(cache).collect()
 }
 
 /// The value of the first line `key : value`.
@@ -131,12 +134,15 @@ mod tests {
             write(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/level"), level);
             write(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/size"), size);
         }
-        assert_eq!(cache_bytes_below(root.path(), 4), [8 << 20, 36608 << 10]);
+        let second = Cache { size_bytes: 8 << 20, is_shared: false };
+        let third = Cache { size_bytes: 36608 << 10, is_shared: true };
+        assert_eq!(caches_below(root.path(), 4), [second, third]);
 
         write("proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n");
         write("proc/device-tree/model", "Some Board 5\0");
         let board = Environment::read_below(root.path());
         assert_eq!(board.cpu_model.as_deref(), Some("Some Board 5"));
         assert_eq!(board.is_virtual, None);
+        assert!(caches_below(root.path(), 4).iter().all(|cache| !cache.is_shared));
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod alignment;
 pub mod attribution;
+pub mod ballast;
 pub mod classes;
 pub mod clock;
 pub mod comparison;

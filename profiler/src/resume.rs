@@ -32,7 +32,7 @@ pub(crate) fn unseen_record(phase: &PhaseProfile) -> Result<Record> {
         modules: row.modules.iter().copied().map(ModuleId).collect(),
         weight_bytes: row.weight_bytes,
         cold_bytes: 0.0,
-        companion: row.companion,
+        ballast: row.ballast,
     };
     Ok(Record {
         trials: phase.windows.iter().map(trial).collect::<Result<Vec<_>>>()?,

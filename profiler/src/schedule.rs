@@ -11,6 +11,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
+use crate::ballast::{self, Ballast};
 use crate::classes::{Class, sample_of_equals};
 use crate::clock::Clock;
 use crate::error::Result;
@@ -19,6 +20,11 @@ use crate::observer::ModuleTimes;
 use crate::protocol::Protocol;
 use crate::workload::Workload;
 
+/// Ballast adds so many times the whole program. Less, and the program itself stands in the way of telling apart what was
+/// added; more, and weights come round sooner than in the program most of the time.
+const BALLAST_PROGRAMS: f64 = 2.0;
+/// Trials with ballast are so many times as long as others: what a class costs is then a small difference between them.
+const BALLAST_WINDOWS: f64 = 2.0;
 /// No class is swept more often than this per iteration: by then its caches are as warm as they get.
 const MOST_SWEEPS: f64 = 64.0;
 /// Mixtures of classes in each round.
@@ -91,6 +97,7 @@ pub(crate) struct Schedule {
     replays: Vec<Planned>,
     /// Seconds of one sweep of each class, and how often it is swept.
     sweeps: Vec<(f64, usize)>,
+    roles: Vec<Ballast>,
     whole_s: f64,
     row_window_s: f64,
     iterations: Option<usize>,
@@ -134,34 +141,33 @@ impl Schedule {
             .iter()
             .map(|class| class.modules.iter().map(|module| times.mean_s(*module)).sum::<f64>().max(1e-9))
             .collect();
+        let row_window_s = window_s(protocol.regression_min_window_s, protocol.regression_min_updates);
+        let roles: Vec<Ballast> = basis.classes.iter().map(|class| class.ballast).collect();
+        let ballast_s: f64 = ballast::ballast(&roles).into_iter().map(|class| class_s[class]).sum();
         let wanted = |index: usize| {
-            let most = match basis.classes[index].companion {
-                // The companion's own runs must not drown the class's.
-                Some(companion) => (whole_s / class_s[companion]).clamp(1.0, MOST_SWEEPS),
-                None => MOST_SWEEPS,
+            let (programs, of_s) = match roles[index] {
+                Ballast::None | Ballast::Sole => (protocol.regression_extra, class_s[index]),
+                Ballast::Part | Ballast::Beside => (BALLAST_PROGRAMS, ballast_s),
             };
-            (protocol.regression_extra * whole_s / class_s[index]).round().clamp(1.0, most) as usize
+            (programs * whole_s / of_s).round().clamp(1.0, MOST_SWEEPS) as usize
         };
         let counts = match &basis.sweeps {
             Some(counts) if counts.len() == class_s.len() => counts.clone(),
             _ => (0..class_s.len()).map(wanted).collect(),
         };
         let sweeps: Vec<(f64, usize)> = class_s.into_iter().zip(counts).collect();
-        let row_window_s = window_s(protocol.regression_min_window_s, protocol.regression_min_updates);
-        let with_company = |class: usize| {
-            let count = sweeps[class].1;
-            let companion = basis.classes[class].companion.map(|class| Extra { class, sweeps: count });
-            [Some(Extra { class, sweeps: count }), companion].into_iter().flatten().collect::<Vec<_>>()
-        };
         let extra_s =
             |extra: &[Extra]| -> f64 { extra.iter().map(|e| e.sweeps as f64 * sweeps[e.class].0).sum() };
-        // Every preparation of a repetition runs the program once.
-        let mut rows = vec![plan(Target::Repeated, Vec::new(), whole_s, row_window_s, whole_s)];
-        rows.extend((0..sweeps.len()).map(|class| {
-            let extra = with_company(class);
+        let row = |(of, swept): (Option<usize>, Vec<usize>)| {
+            let count = of.map_or(0, |class| sweeps[class].1);
+            let extra: Vec<Extra> = swept.into_iter().map(|class| Extra { class, sweeps: count }).collect();
             let single_s = whole_s + extra_s(&extra);
-            plan(Target::Repeated, extra, single_s, row_window_s, whole_s)
-        }));
+            // Every preparation of a repetition runs the program once.
+            let has_ballast = of.is_some_and(|class| matches!(roles[class], Ballast::Part | Ballast::Beside));
+            let windows = if has_ballast { BALLAST_WINDOWS } else { 1.0 };
+            plan(Target::Repeated, extra, single_s, windows * row_window_s, whole_s)
+        };
+        let rows: Vec<Planned> = ballast::rows(&roles).into_iter().map(row).collect();
         let rows_s: f64 = rows.iter().map(|row| row.trial_s).sum::<f64>()
             + MIXTURES as f64 * (2.0 * whole_s).max(row_window_s);
         let affordable = (protocol.regression_limit_s / rows_s.max(1e-9)) as usize;
@@ -203,6 +209,7 @@ impl Schedule {
             rotations,
             replays,
             sweeps,
+            roles,
             whole_s,
             row_window_s,
             iterations: protocol.iterations,
@@ -238,19 +245,35 @@ impl Schedule {
         blocks.concat()
     }
 
-    /// A random half of the classes, each up to half as often as by itself.
+    /// A random half of the classes that are swept by themselves, each up to half as often; of those that need ballast,
+    /// half beside it, or all but two of the ballast.
     fn mixture(&self, random: &mut Pcg64) -> Planned {
-        let all: Vec<usize> = (0..self.sweeps.len()).collect();
-        let mut chosen: Vec<usize> =
-            all.choose_multiple(random, all.len().div_ceil(2).max(1)).copied().collect();
-        chosen.sort_unstable();
-        let extra: Vec<Extra> = chosen
+        let with = |wanted: &dyn Fn(Ballast) -> bool| -> Vec<usize> {
+            (0..self.roles.len()).filter(|&class| wanted(self.roles[class])).collect()
+        };
+        let half = |classes: Vec<usize>, random: &mut Pcg64| -> Vec<usize> {
+            classes.choose_multiple(random, classes.len().div_ceil(2)).copied().collect()
+        };
+        let alone = half(with(&|role| matches!(role, Ballast::None | Ballast::Sole)), random);
+        let mut extra: Vec<Extra> = alone
             .into_iter()
             .map(|class| {
                 let most = self.sweeps[class].1.div_ceil(2).max(1);
                 Extra { class, sweeps: random.random_range(1..=most) }
             })
             .collect();
+        let parts = with(&|role| role == Ballast::Part);
+        let kept: Vec<usize> =
+            parts.choose_multiple(random, parts.len().saturating_sub(2).max(1)).copied().collect();
+        let beside = half(with(&|role| role == Ballast::Beside), random);
+        if let Some(&class) = kept.iter().chain(&beside).next() {
+            let sweeps = random.random_range(1..=self.sweeps[class].1);
+            let sole = with(&|role| role == Ballast::Sole);
+            let swept = kept.into_iter().chain(beside).chain(sole);
+            extra.retain(|extra| self.roles[extra.class] != Ballast::Sole);
+            extra.extend(swept.map(|class| Extra { class, sweeps }));
+        }
+        extra.sort_by_key(|extra| extra.class);
         let extra_s: f64 = extra.iter().map(|e| e.sweeps as f64 * self.sweeps[e.class].0).sum();
         let single_s = self.whole_s + extra_s;
         planned(self.iterations, Target::Mixture, extra, single_s, self.row_window_s, self.whole_s)

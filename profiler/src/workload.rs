@@ -8,6 +8,7 @@ use joulewise_engine::{
     TokenBatch, WeightId,
 };
 
+use crate::ballast::Cache;
 use crate::error::{ProfilerError, Result};
 use crate::observer::ModuleTimes;
 
@@ -63,8 +64,8 @@ pub trait Workload {
     /// When a module owns no step, the device has no room, or it fails.
     fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>>;
 
-    /// Bytes of the device's caches, as far as they are known.
-    fn caches(&self) -> &[u64] {
+    /// The device's caches, as far as they are known.
+    fn caches(&self) -> &[Cache] {
         &[]
     }
 
@@ -123,7 +124,7 @@ pub struct SessionWorkload<'a> {
     session: &'a mut Session,
     shape: WorkloadShape,
     parts: Vec<Part>,
-    caches: Vec<u64>,
+    caches: Vec<Cache>,
 }
 
 impl<'a> SessionWorkload<'a> {
@@ -168,9 +169,9 @@ impl<'a> SessionWorkload<'a> {
         Ok(SessionWorkload { session, shape, parts, caches: Vec::new() })
     }
 
-    /// With the sizes of the device's caches.
+    /// With the device's caches.
     #[must_use]
-    pub fn with_caches(mut self, caches: Vec<u64>) -> Self {
+    pub fn with_caches(mut self, caches: Vec<Cache>) -> Self {
         self.caches = caches;
         self
     }
@@ -222,7 +223,7 @@ impl Workload for SessionWorkload<'_> {
         Ok(Box::new(self.session.repetition(sets)?))
     }
 
-    fn caches(&self) -> &[u64] {
+    fn caches(&self) -> &[Cache] {
         &self.caches
     }
 

@@ -9,6 +9,7 @@ use joulewise_engine::{
 use joulewise_kernels::KernelError;
 use joulewise_kernels::cuda::driver::CudaError;
 use joulewise_models::{LoadedModel, ModelSpec, load};
+use joulewise_profiler::ballast::Cache;
 use joulewise_profiler::meter::MeteredDevice;
 use joulewise_profiler::planner::plan_file::PlanFile;
 use joulewise_profiler::{environment, process};
@@ -74,8 +75,8 @@ pub(crate) struct Chosen {
     available_bytes: Option<usize>,
     /// Whose joules count.
     pub(crate) metered: MeteredDevice,
-    /// Bytes of its caches.
-    pub(crate) caches: Vec<u64>,
+    /// Its caches.
+    pub(crate) caches: Vec<Cache>,
 }
 
 impl Chosen {
@@ -109,7 +110,7 @@ fn cpu(options: &RunOptions) -> Chosen {
         None => CpuBackend::with_all_cores(),
     };
     let available_bytes = process::available_memory_bytes().and_then(|bytes| usize::try_from(bytes).ok());
-    let caches = environment::cache_bytes();
+    let caches = environment::caches();
     Chosen { backend: Box::new(backend), available_bytes, metered: MeteredDevice::Cpu, caches }
 }
 
@@ -118,6 +119,6 @@ fn cuda() -> Result<Chosen> {
     let backend = CudaBackend::new(0)?;
     let (free_bytes, _) = backend.memory_bytes()?;
     let metered = MeteredDevice::Gpu { index: 0 };
-    let caches = vec![backend.cache_bytes() as u64];
+    let caches = vec![Cache { size_bytes: backend.cache_bytes() as u64, is_shared: false }];
     Ok(Chosen { backend: Box::new(backend), available_bytes: Some(free_bytes), metered, caches })
 }

@@ -175,7 +175,7 @@ impl<'a> Classes<'a> {
             modules: class.modules.iter().map(|module| module.0).collect(),
             weight_bytes: class.weight_bytes,
             sweeps: self.record.sweeps.get(index).copied().unwrap_or(0),
-            companion: class.companion,
+            ballast: class.ballast,
             share: energy_j
                 .zip(whole.energy.energy_j)
                 .map(|(energy_j, whole_j)| energy_j * class.modules.len() as f64 / whole_j),

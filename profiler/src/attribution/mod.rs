@@ -4,7 +4,8 @@
 //! power of that trial. It is always there and always sums to what the cut program used, so its sum checks only what
 //! cutting itself cost; it is wrong where modules differ in power. **Replay**: each module by itself, over and over,
 //! until the sensor resolves it. It measures each module's own power, with its weights as warm as caches make them.
-//! **Rotation**: the same in turns with the other modules of its class, so that weights come from memory.
+//! **Rotation**: the same in turns with the other modules of its class, whose weights are then as cold as the class is
+//! large.
 //! **Regression**, the primary one: what the whole program costs more when a class of modules is run extra times within
 //! it (module `classes`): a module's energy where it counts, at the whole program's clocks, temperature and cache state.
 //!

@@ -39,7 +39,8 @@ pub(super) fn all(
         (Attribution::Regression, Some(ratio), _) if (ratio - 1.0).abs() > CLOSES_WITHIN => {
             notes.push(format!(
                 "by regression the modules account for {:.0} % of the whole: neighbours share work that none of them \
-                 does alone, or the machine was busy; the row `unattributed` says how much",
+                 does alone, weights were warmer or colder in the extra runs than in the program, or the machine was \
+                 busy; the row `unattributed` says how much",
                 100.0 * ratio
             ));
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ballast::Ballast;
 use crate::energy::{Energy, Provenance};
 use crate::experiment::Extra;
 use crate::metrics::Metric;
@@ -301,8 +302,9 @@ pub struct ClassRow {
     pub weight_bytes: u64,
     /// How often the class is swept in each iteration of its own trials.
     pub sweeps: usize,
-    /// Index of the class that is swept in turns with it, to keep its weights out of the cache.
-    pub companion: Option<usize>,
+    /// What it is swept with, so that its weights are as cold as in the whole program.
+    #[serde(default)]
+    pub ballast: Ballast,
     /// Share of the whole.
     pub share: Option<f64>,
     /// Energy of one run of one module.

@@ -2,10 +2,11 @@
 //!
 //! Its power over time is written down ahead: a run of so many iterations takes exactly their time on the device,
 //! however late the test's own thread wakes up. What the thread oversleeps, the device idles. Under a simulated clock
-//! nobody oversleeps.
+//! nobody oversleeps. It may have a cache, in which weights stay warm that come round soon enough.
 
 use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase, Span, Sweeps};
 use joulewise_profiler::Result;
+use joulewise_profiler::ballast::Cache;
 use joulewise_profiler::observer::ModuleTimes;
 use joulewise_profiler::sensor::simulated::SimulatedDevice;
 use joulewise_profiler::workload::{Part, Repeat, Repeated, Workload, WorkloadShape};
@@ -43,7 +44,13 @@ pub(crate) struct SimulatedWorkload {
     /// What everything draws more at a time, relative to what it should.
     drift: Box<dyn Fn(f64) -> f64>,
     idle_w: f64,
+    /// What it has, and what it says of it.
+    cache_bytes: f64,
+    caches: Vec<Cache>,
 }
+
+/// What a module takes with warm weights, of its seconds with cold ones.
+const WARM: f64 = 0.4;
 
 impl SimulatedWorkload {
     pub(crate) fn new(device: &SimulatedDevice) -> Self {
@@ -66,7 +73,16 @@ impl SimulatedWorkload {
             parts: modules.iter().enumerate().map(part).collect(),
             drift: Box::new(|_| 0.0),
             idle_w: device.power_w(device.clock().now_s()),
+            cache_bytes: 0.0,
+            caches: Vec::new(),
         }
+    }
+
+    /// On a device with a cache that tells `caches` of itself.
+    pub(crate) fn caching(mut self, cache_bytes: f64, caches: &[Cache]) -> Self {
+        self.cache_bytes = cache_bytes;
+        self.caches = caches.to_vec();
+        self
     }
 
     /// On a device whose power drifts.
@@ -75,12 +91,20 @@ impl SimulatedWorkload {
         self
     }
 
+    /// Seconds and watts of modules that go round and round. A module's weights are warm to the share that a cache keeps
+    /// of what was read since its last run: all up to half the cache, none from one and a half times the cache on.
     fn pattern(&self, modules: impl IntoIterator<Item = ModuleId>) -> Vec<(f64, f64)> {
-        let of = |ModuleId(id)| {
-            let (.., duration_s, power_w) = self.modules[id as usize - 1];
-            (duration_s, power_w)
+        let modules: Vec<usize> = modules.into_iter().map(|ModuleId(id)| id as usize - 1).collect();
+        let bytes = |module: usize| self.parts[module].cost.weight_bytes;
+        let of = |(place, &module): (usize, &usize)| {
+            let (.., duration_s, power_w) = self.modules[module];
+            let since = modules[..place].iter().rev().chain(modules[place..].iter().rev());
+            let read: f64 = since.take_while(|&&other| other != module).map(|&other| bytes(other)).sum();
+            let read = (read + bytes(module)) / self.cache_bytes;
+            let is_cold = if self.cache_bytes > 0.0 { (read - 0.5).clamp(0.0, 1.0) } else { 1.0 };
+            (duration_s * (WARM + (1.0 - WARM) * is_cold), power_w)
         };
-        modules.into_iter().map(of).collect()
+        modules.iter().enumerate().map(of).collect()
     }
 
     fn all(&self) -> impl Iterator<Item = ModuleId> + use<> {
@@ -122,20 +146,22 @@ struct Sets<'a> {
 }
 
 impl Sets<'_> {
-    fn pattern(&self, sweeps: &[Sweeps]) -> Vec<(f64, f64)> {
-        let of = |sweeps: &Sweeps| self.workload.pattern(self.sets[sweeps.set].clone()).repeat(sweeps.count);
-        sweeps.iter().flat_map(of).collect()
+    /// Sets in turns, as an engine sweeps them.
+    fn swept(&self, sweeps: &[Sweeps]) -> Vec<ModuleId> {
+        let most = sweeps.iter().map(|sweeps| sweeps.count).max().unwrap_or(0);
+        let turn = |turn: usize| sweeps.iter().filter(move |sweeps| turn < sweeps.count);
+        (0..most).flat_map(turn).flat_map(|sweeps| self.sets[sweeps.set].clone()).collect()
     }
 }
 
 impl Repeated for Sets<'_> {
     fn run(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
-        let pattern = [self.workload.pattern(self.workload.all()), self.pattern(sweeps)].concat();
-        Ok(self.workload.run(iterations, &pattern))
+        let modules = self.workload.all().chain(self.swept(sweeps));
+        Ok(self.workload.run(iterations, &self.workload.pattern(modules)))
     }
 
     fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
-        Ok(self.workload.run(iterations, &self.pattern(sweeps)))
+        Ok(self.workload.run(iterations, &self.workload.pattern(self.swept(sweeps))))
     }
 }
 
@@ -154,6 +180,10 @@ impl Workload for SimulatedWorkload {
             module => self.pattern([module]),
         };
         Ok(Box::new(Loop { workload: self, pattern }))
+    }
+
+    fn caches(&self) -> &[Cache] {
+        &self.caches
     }
 
     fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>> {
