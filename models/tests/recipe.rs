@@ -52,7 +52,15 @@ fn compressed_tensors_groups_have_a_format_each() {
 #[test]
 fn model_optimizer_lists_layers_only_where_they_differ() {
     let model = model("demo:gpt2");
-    let mixed = json_of(&recipe("modelopt", &model, Strategy::Fp16, &MIXED));
+    let mixed = recipe("modelopt", &model, Strategy::Fp16, &MIXED);
+    assert_eq!(
+        mixed.notes,
+        [
+            "transformer.wte: TensorRT-LLM reads W8A16, vLLM does not",
+            "transformer.h.0.mlp.c_fc: TensorRT-LLM reads W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN, vLLM does not",
+        ]
+    );
+    let mixed = json_of(&mixed);
     let quantization = &mixed["quantization"];
     assert_eq!(mixed["producer"]["name"], "modelopt");
     assert_eq!(quantization["quant_algo"], "MIXED_PRECISION");
@@ -87,7 +95,7 @@ fn llama_quantize_gets_a_type_for_every_tensor_it_knows() {
         r"--tensor-type '^blk\.0\.ffn_up\.weight$=q8_0'",
         r"--tensor-type '^blk\.1\.ffn_up\.weight$=q8_0'",
         r"--tensor-type '^blk\.3\.attn_qkv\.weight$=f16'",
-        "MODEL-F16.gguf OUT.gguf f16",
+        "MODEL-F16.gguf OUT.gguf q8_0",
     ] {
         assert!(arguments.contains(&expected), "{expected}: {arguments:#?}");
     }

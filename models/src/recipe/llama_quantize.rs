@@ -1,5 +1,7 @@
 //! Arguments of llama.cpp's `llama-quantize`: a type for each tensor by its name in the GGUF file, which is a regular
-//! expression there (`tools/quantize/quantize.cpp`, `--tensor-type`).
+//! expression there (`tools/quantize/quantize.cpp`, `--tensor-type`). The expressions are only looked at where the type of
+//! the whole file is a quantized one (`src/llama-quant.cpp`, `llama_tensor_get_type`), so it is `q8_0`, and matrices that
+//! keep 16 or 32 bits are named, too.
 
 use std::fmt::Write;
 
@@ -57,7 +59,7 @@ pub(super) fn write(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Recipe>
             family: family.unwrap_or("?").to_owned(),
         });
     }
-    text.push_str(" \\\n  MODEL-F16.gguf OUT.gguf f16\n");
+    text.push_str(" \\\n  MODEL-F16.gguf OUT.gguf q8_0\n");
     let mut notes = Vec::new();
     notes.extend(note(&unnamed, "no tensor of this name in a GGUF file; left out"));
     notes.extend(note(&rounded, "llama.cpp rounds activations by its own rule"));

@@ -36,7 +36,7 @@ pub static TARGETS: &[Target] = &[
     Target {
         name: "modelopt",
         file_name: "hf_quant_config.json",
-        description: "hf_quant_config.json of NVIDIA's Model Optimizer, as TensorRT-LLM and vLLM read it",
+        description: "hf_quant_config.json of NVIDIA's Model Optimizer, as TensorRT-LLM reads it, and vLLM where it is FP8 and NVFP4",
         write: model_opt::write,
     },
     Target {

@@ -8,6 +8,8 @@ use super::{Item, Recipe, items, note};
 use crate::error::Result;
 use crate::load::LoadedModel;
 
+/// Algorithms that vLLM reads, too (`vllm/model_executor/layers/quantization/modelopt.py`, `QUANT_ALGOS`).
+const READ_BY_VLLM: [&str; 2] = ["FP8_PER_CHANNEL_PER_TOKEN", "W4A16_NVFP4"];
 /// Columns that share a scale in Model Optimizer's 4-bit integers.
 const INT4_GROUP: usize = 128;
 
@@ -31,9 +33,16 @@ fn algorithm(item: &Item<'_>) -> Option<Value> {
 
 pub(super) fn write(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Recipe> {
     let (mut layers, mut excluded, mut without) = (Map::new(), Vec::new(), Vec::new());
+    let mut unread: Vec<(String, &str)> = Vec::new();
     for item in items(model, plan) {
         match algorithm(&item) {
-            Some(algorithm) => drop(layers.insert(item.name.to_owned(), algorithm)),
+            Some(algorithm) => {
+                let name = algorithm["quant_algo"].as_str().unwrap_or_default();
+                if !READ_BY_VLLM.contains(&name) {
+                    unread.push((name.to_owned(), item.name));
+                }
+                layers.insert(item.name.to_owned(), algorithm);
+            }
             None => {
                 excluded.push(item.name);
                 if !item.format.is_float() {
@@ -63,6 +72,12 @@ pub(super) fn write(model: &LoadedModel, plan: &PrecisionPlan) -> Result<Recipe>
         let names: Vec<&str> =
             without.iter().filter(|(other, _)| other == format).map(|(_, name)| *name).collect();
         notes.extend(note(&names, &format!("no algorithm for {}; left in 16 bits", format.name())));
+    }
+    // Sorted, so that those of one algorithm stand together; their order within it is that of the model.
+    unread.sort_by(|a, b| a.0.cmp(&b.0));
+    for of_algorithm in unread.chunk_by(|a, b| a.0 == b.0) {
+        let names: Vec<&str> = of_algorithm.iter().map(|(_, name)| *name).collect();
+        notes.extend(note(&names, &format!("TensorRT-LLM reads {}, vLLM does not", of_algorithm[0].0)));
     }
     Ok(Recipe { text, notes })
 }
