@@ -20,7 +20,7 @@ const PIECE_WORDS: usize = PIECE_BYTES / 4;
 /// How far ahead of the weights in use to fetch; see the products of floats.
 const PREFETCH_BYTES: usize = 4096;
 /// The same for each of [`PANELS`] panels.
-const ACROSS_PREFETCH_BYTES: usize = 1024;
+const ACROSS_PREFETCH_BYTES: usize = 2048;
 
 pub(super) const KERNELS: RoundedKernels =
     RoundedKernels { rows: ROWS, multiply: multiply_madd, round: quantize };
@@ -204,17 +204,27 @@ products!(multiply_madd, rows_madd, Madd, target_feature(enable = "avx512f,avx51
 #[inline(always)]
 unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &RoundedProduct, first: usize) {
     let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
+    let panel_bytes = p.pieces * PIECE_WORDS * 4 * PANEL_WIDTH;
     // SAFETY: `w` and `x` stand at a word below `k / 4`: 32 words of each panel, one of each row.
     unsafe {
         let mut sums = [[[_mm512_setzero_si512(); 2]; PANELS]; ROWS];
         let (mut x, mut w) = (p.x, p.w.wrapping_add(first * p.panel_stride));
-        for _ in 0..p.pieces {
+        for panel in 0..PANELS {
+            let scales = p.w_scales.wrapping_byte_add((first + panel) * p.panel_stride);
+            _mm_prefetch::<_MM_HINT_T0>(scales.cast());
+            _mm_prefetch::<_MM_HINT_T0>(scales.wrapping_add(16).cast());
+        }
+        for piece in 0..p.pieces {
+            // Behind the last pieces of these panels come the first of the next ones.
+            let at = piece * PIECE_WORDS * 4 * PANEL_WIDTH;
+            let ahead = if at + prefetch < panel_bytes { 0 } else { PANELS * p.panel_stride - panel_bytes };
             for word in 0..PIECE_WORDS {
                 let mut weights = [[D::weights(w), D::weights(w.add(64))]; PANELS];
                 for panel in 0..PANELS {
                     let w = w.wrapping_add(panel * p.panel_stride);
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(prefetch).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(prefetch + 64).cast());
+                    let wanted = w.wrapping_add(prefetch + ahead);
+                    _mm_prefetch::<_MM_HINT_T0>(wanted.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(wanted.wrapping_add(64).cast());
                     if panel > 0 {
                         weights[panel] = [D::weights(w), D::weights(w.add(64))];
                     }
