@@ -4,13 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use joulewise_kernels::args::InputRounding;
+use joulewise_kernels::args::{AttentionProducts, InputRounding};
 use joulewise_kernels::format::Format;
 
 use crate::calibration::Calibration;
 use crate::error::{EngineError, Result};
 use crate::graph::ModelGraph;
-use crate::module::{Module, ModuleKind};
+use crate::module::{Module, ModuleId, ModuleKind};
 use crate::op::Op;
 
 /// A choice of precision that users name: for a whole model, or for single modules by the rules of a plan.
@@ -21,7 +21,7 @@ pub enum Strategy {
     Fp32,
     /// f16 weights, f32 activations and accumulation on the CPU.
     Fp16,
-    /// bf16 weights, f32 activations and accumulation on the CPU.
+    /// bf16 weights, f32 activations and accumulation on the CPU, activations rounded to bf16 on their way into tiles.
     Bf16,
     /// 8-bit integer weights and activations, the scales of the activations from a calibration.
     Int8,
@@ -63,6 +63,20 @@ pub struct Precision {
     pub weight: Format,
     /// What happens to the inputs of the products.
     pub activation: ActivationMode,
+}
+
+impl Precision {
+    /// What the products of an attention without weights of its own may round: where 8 bits of inputs are enough for the
+    /// products around it, or 8 significant bits of weights, bf16 is enough for it.
+    pub fn attention_products(self) -> AttentionProducts {
+        match self {
+            Precision { weight: Format::Bf16, .. }
+            | Precision { activation: ActivationMode::Dynamic | ActivationMode::Static, .. } => {
+                AttentionProducts::Bf16
+            }
+            _ => AttentionProducts::F32,
+        }
+    }
 }
 
 /// A row of the strategy table.
@@ -216,6 +230,12 @@ impl PrecisionPlan {
             };
         }
         Ok(roundings.into())
+    }
+
+    /// What the products of each module's attention may round, by module.
+    pub fn attention_products(&self, graph: &ModelGraph) -> Arc<[AttentionProducts]> {
+        let modules = (0..graph.modules.len() as u32).map(|id| graph.modules.get(ModuleId(id)));
+        modules.map(|module| self.precision(module).attention_products()).collect()
     }
 
     /// Format of each weight of a model. A weight that several modules use (a tied head) gets the widest format that

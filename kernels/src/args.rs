@@ -233,8 +233,21 @@ pub struct Attention<'a> {
     pub alibi_slopes: Option<&'a [f32]>,
     /// Which keys may be seen, `[batch, mask_stride]`, non-zero = visible.
     pub mask: Option<Mask<'a>>,
+    /// What the products may round.
+    pub products: AttentionProducts,
     /// Result `[batch * tokens, heads * head_dim]`.
     pub y: RowsMut<'a>,
+}
+
+/// What the two products of attention may round; sums and the softmax are `f32` always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionProducts {
+    /// Nothing.
+    #[default]
+    F32,
+    /// Queries, keys, weights and values to bf16 (nearest even, 2^-9 of each), where there are tiles of bf16 and so many
+    /// queries share a key-value head that its keys are packed for them.
+    Bf16,
 }
 
 /// A padding mask: key `j` of sequence `b` is visible when `visible[b * stride + j] != 0`.

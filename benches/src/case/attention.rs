@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use joulewise_kernels::args::{Attention, HeadsView, Rows, RowsMut};
+use joulewise_kernels::args::{Attention, AttentionProducts, HeadsView, Rows, RowsMut};
 use joulewise_kernels::cpu::CpuKernels;
 
 use super::{Call, Case, must};
@@ -46,6 +46,7 @@ fn case(kernels: &CpuKernels, shape: AttentionShape) -> Case<'_> {
                 window: None,
                 alibi_slopes: None,
                 mask: None,
+                products: AttentionProducts::F32,
                 y: RowsMut { data: black_box(&mut y), rows: tokens, cols: width },
             }));
         })

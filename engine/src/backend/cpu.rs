@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use joulewise_kernels::args::{
-    Activate, Add, Attention, CacheWrite, Embed, Gate, HeadsView, InputRounding, Mask, MatMul, MeanPool,
-    Norm, Rope, Rows, RowsMut, SelectRows,
+    Activate, Add, Attention, AttentionProducts, CacheWrite, Embed, Gate, HeadsView, InputRounding, Mask,
+    MatMul, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
 };
 use joulewise_kernels::cpu::{CpuKernels, PackedMatrix, ThreadPool};
 use joulewise_kernels::format::Format;
@@ -82,7 +82,8 @@ impl Backend for CpuBackend {
             })
             .collect::<Result<Vec<_>>>()?;
         let ropes = graph.ropes.iter().map(|spec| spec.table(positions)).collect::<Vec<_>>().into();
-        let tables = Tables { kernels: self.kernels.clone(), weights, roundings, ropes };
+        let attentions = plan.attention_products(graph);
+        let tables = Tables { kernels: self.kernels.clone(), weights, roundings, attentions, ropes };
         Ok(Arc::new(CpuModel(Arc::new(tables))))
     }
 }
@@ -132,6 +133,8 @@ struct Tables {
     weights: Vec<Arc<CpuWeight>>,
     /// How the inputs of each module's linear are rounded.
     roundings: Arc<[InputRounding]>,
+    /// What each module's attention may round.
+    attentions: Arc<[AttentionProducts]>,
     ropes: Arc<[RopeTable]>,
 }
 
@@ -176,6 +179,7 @@ impl BackendModel for CpuModel {
             kernels: kernels.clone(),
             weights: all,
             roundings: plan.input_roundings(graph)?,
+            attentions: plan.attention_products(graph),
             ropes: ropes.clone(),
         }))))
     }
@@ -400,6 +404,7 @@ impl CpuExecutable {
                     window: spec.window,
                     alibi_slopes: spec.alibi_slopes.as_deref(),
                     mask: self.mask(inputs),
+                    products: tables.attentions[step.module.0 as usize],
                     y,
                 })?;
             }

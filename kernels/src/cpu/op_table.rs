@@ -35,7 +35,7 @@ pub(super) struct OpTable {
     /// Products of 8-bit integers.
     pub(super) integer: RoundedKernels,
     /// Products of bf16, where they are faster than products of floats.
-    pub(super) brain: Option<RoundedKernels>,
+    pub(super) brain: Option<BrainKernels>,
     /// Products of inputs in fixed point with weights on a grid, where they are faster than products of floats.
     pub(super) fixed: Option<FixedKernels>,
     /// Interleaves rows for `multiply_panel`, as its `x` or as a panel.
@@ -121,6 +121,15 @@ pub(super) struct RoundedKernels {
     pub(super) round: unsafe fn(RoundRow<'_>) -> RoundedRow,
 }
 
+/// The functions for products of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct BrainKernels {
+    pub(super) product: RoundedKernels,
+    /// Element `i` of `out` becomes the bits of `a[i]` and, above them, of `b[i]`, rounded to bf16; zeros behind the ends of
+    /// `a` and `b`, which are at most as long.
+    pub(super) pair: unsafe fn(a: &[f32], b: &[f32], out: &mut [f32]),
+}
+
 /// Bytes that follow each other in a row of rounded inputs: a cache line, and a row of a tile.
 pub(super) const PIECE_BYTES: usize = 64;
 
@@ -135,7 +144,7 @@ pub(super) struct RoundedProduct {
     /// `[pieces, rows, 64]` bytes, `k` padded with zeros.
     pub(super) x: *const i8,
     pub(super) rows: usize,
-    /// `[rows]`.
+    /// `[rows]`; not read for bf16.
     pub(super) x_rows: *const RoundedRow,
     pub(super) panels: usize,
     /// `16 pieces` units of `panel_width` rows: of the first panel.

@@ -1,7 +1,7 @@
 //! Attention: head sizes, grouped queries, masks of every kind, prefill and decode, both layouts of keys.
 
-use joulewise_kernels::args::{Attention, HeadsView, Mask, RowsMut};
-use joulewise_kernels::cpu::{CpuKernels, ThreadPool};
+use joulewise_kernels::args::{Attention, AttentionProducts, HeadsView, Mask, RowsMut};
+use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
 use joulewise_kernels::reference;
 
 use crate::{EPSILON, Matrix, Random, assert_close, kernels};
@@ -19,6 +19,7 @@ struct Case {
     window: Option<usize>,
     alibi_slopes: Option<Vec<f32>>,
     mask: Option<(Vec<u8>, usize)>,
+    products: AttentionProducts,
     q: Vec<f32>,
     q_stride: usize,
     k: Vec<f32>,
@@ -61,6 +62,7 @@ impl Case {
             window: (random.below(3) == 0).then(|| random.below(capacity + 2)),
             alibi_slopes: (random.below(4) == 0).then(|| random.values(heads)),
             mask,
+            products: random.choose(&[AttentionProducts::F32, AttentionProducts::Bf16]),
             q_stride: q.stride,
             q: q.data,
             k: random.values(batch * batch_stride),
@@ -94,6 +96,7 @@ impl Case {
             window: self.window,
             alibi_slopes: self.alibi_slopes.as_deref(),
             mask: self.mask.as_ref().map(|(visible, stride)| Mask { visible, stride: *stride }),
+            products: self.products,
             y: RowsMut { data: y, rows, cols },
         }
     }
@@ -109,7 +112,8 @@ impl Case {
         let (mask, alibi) = (self.mask.is_some(), self.alibi_slopes.is_some());
         format!(
             "batch={batch} tokens={tokens} heads={heads}/{kv_heads} head_dim={head_dim} start={kv_start:?} \
-             causal={causal} window={window:?} mask={mask} alibi={alibi}"
+             causal={causal} window={window:?} mask={mask} alibi={alibi} {:?}",
+            self.products
         )
     }
 
@@ -119,20 +123,27 @@ impl Case {
     /// the common maximum), by two ulp of exponential, and by the rounding of its argument, at most the range of
     /// the scores. The weighted sum and the sum of weights round at most `keys + 4` times each. All this is
     /// relative to a weighted mean of `|v| <= 1`.
-    fn tolerance(&self) -> f64 {
+    ///
+    /// Rounded to bf16, a query and a key are off by 2^-9 each: a score by 2^-8 of its sum of magnitudes, and so is the
+    /// common maximum; and then a weight and a value by 2^-9 each.
+    fn tolerance(&self, isa: Isa) -> f64 {
         let d = self.head_dim as f64;
         let keys = f64::from(*self.kv_start.iter().max().unwrap()) + self.tokens as f64;
         let alibi = if self.alibi_slopes.is_some() { keys } else { 0.0 };
         let range = 2.0 * (d.sqrt() + alibi);
         let score = (d + 3.0) * d.sqrt() + 2.0 * (d.sqrt() + alibi);
-        EPSILON * (2.0 * score + range + 4.0 + 2.0 * (keys + 4.0))
+        let floats = EPSILON * (2.0 * score + range + 4.0 + 2.0 * (keys + 4.0));
+        match (isa, self.products) {
+            (Isa::Amx, AttentionProducts::Bf16) => floats + (2.0 * d.sqrt() / 256.0).exp_m1() + 1.01 / 256.0,
+            _ => floats,
+        }
     }
 
     fn check(&self, kernels: &CpuKernels) {
         let mut expected = vec![0.0; self.batch * self.tokens * self.heads * self.head_dim];
         reference::attention(self.args(&mut expected));
         let what = format!("{} {}", kernels.isa(), self.describe());
-        assert_close(&what, &self.run(kernels), &expected, |_| self.tolerance());
+        assert_close(&what, &self.run(kernels), &expected, |_| self.tolerance(kernels.isa()));
     }
 }
 

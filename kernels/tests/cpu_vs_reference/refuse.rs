@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use joulewise_kernels::KernelError;
 use joulewise_kernels::args::{
-    Attention, CacheWrite, Embed, HeadsView, InputRounding, Mask, MatMul, MeanPool, Norm, NormKind, Rope,
-    Rows, RowsMut, SelectRows,
+    Attention, AttentionProducts, CacheWrite, Embed, HeadsView, InputRounding, Mask, MatMul, MeanPool, Norm,
+    NormKind, Rope, Rows, RowsMut, SelectRows,
 };
 use joulewise_kernels::format::Format;
 use proptest::prelude::*;
@@ -59,7 +59,7 @@ proptest! {
             let view = HeadsView { data: &DATA, batch_stride, head_stride, token_stride };
             let _ = kernels.attention(Attention {
                 q, k: view, v: view, batch, tokens, heads, kv_heads, head_dim, kv_start: &kv_start, scale: 1.0, causal, window,
-                alibi_slopes: None, mask: Some(Mask { visible: &[1; 30], stride: 7 }), y: RowsMut { data: &mut y, rows: q.rows, cols: q.cols },
+                alibi_slopes: None, mask: Some(Mask { visible: &[1; 30], stride: 7 }), products: AttentionProducts::F32, y: RowsMut { data: &mut y, rows: q.rows, cols: q.cols },
             });
         }
     }

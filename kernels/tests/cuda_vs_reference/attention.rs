@@ -85,6 +85,7 @@ impl Problem {
             window: self.window,
             alibi_slopes: self.slopes.as_deref(),
             mask: self.mask.as_deref().map(|visible| Mask { visible, stride: self.tokens }),
+            products: args::AttentionProducts::F32,
             y: RowsMut { data: &mut y, rows, cols },
         });
         y

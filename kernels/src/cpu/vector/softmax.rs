@@ -90,8 +90,10 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
     unsafe {
         let hidden = V::splat(f32::NEG_INFINITY);
         let lanes = lane_numbers::<V>();
-        let mut highest = V::splat(max);
-        let mut i = 0;
+        // With nothing hidden and nothing added the first pass only looks.
+        let is_plain = mask.is_none() && slope == 0.0 && visible == (0..len) && scale > 0.0;
+        let (factor, mut i) = if is_plain { (scale, len) } else { (1.0, 0) };
+        let mut highest = V::splat(if is_plain { max.max(largest::<V>(scores) * scale) } else { max });
         while i < len {
             let n = V::LANES.min(len - i);
             let at = scores.as_mut_ptr().add(i);
@@ -118,19 +120,19 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
             scores.fill(0.0);
             return (max, 0.0);
         }
-        let highest = V::splat(max);
+        let (factor, highest) = (V::splat(factor), V::splat(max));
         let mut sum = V::splat(0.0);
         let mut i = 0;
         while i + V::LANES <= len {
             let at = scores.as_mut_ptr().add(i);
-            let e = exp(V::load(at).sub(highest));
+            let e = exp(V::load(at).mul(factor).sub(highest));
             e.store(at);
             sum = sum.add(e);
             i += V::LANES;
         }
         if i < len {
             let at = scores.as_mut_ptr().add(i);
-            exp(V::load_first(at, len - i).sub(highest)).store_first(at, len - i);
+            exp(V::load_first(at, len - i).mul(factor).sub(highest)).store_first(at, len - i);
             sum = sum.add(V::load_first(at, len - i));
         }
         (max, sum.sum())

@@ -1,6 +1,6 @@
 //! Attention: checks, what a query sees, and the choice between two ways.
 //!
-//! - [`prefill`]: many queries share packed keys and values, and the products run as panels.
+//! - [`prefill`]: many queries share packed keys and values, and the [`products`] run as panels or on tiles.
 //! - [`decode`]: a few queries stream keys and values as they lie in the cache.
 //!
 //! Both go through the keys in blocks at fixed places and keep a running maximum and sum for each query
@@ -8,10 +8,11 @@
 
 mod decode;
 mod prefill;
+mod products;
 
 use std::ops::Range;
 
-use crate::args::{Attention, HeadsView, Mask, Rows};
+use crate::args::{Attention, AttentionProducts, HeadsView, Mask, Rows};
 use crate::cpu::op_table::TokenRows;
 use crate::cpu::{CpuKernels, check};
 use crate::error::{KernelError, Result};
@@ -27,7 +28,7 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: Attention<'_>) -> Result<(
         return Ok(());
     }
     let Attention { q, k, v, batch, tokens, heads, kv_heads, head_dim, kv_start, .. } = args;
-    let Attention { scale, causal, window, alibi_slopes, mask, y, .. } = args;
+    let Attention { scale, causal, window, alibi_slopes, mask, products, y, .. } = args;
     let group = heads / kv_heads;
     let inputs = Inputs {
         q,
@@ -45,6 +46,7 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: Attention<'_>) -> Result<(
         window,
         alibi_slopes,
         mask,
+        products,
     };
     let y = &mut y.data[..batch * tokens * heads * head_dim];
     if tokens.saturating_mul(group) < PREFILL_QUERIES {
@@ -99,6 +101,7 @@ struct Inputs<'a> {
     window: Option<usize>,
     alibi_slopes: Option<&'a [f32]>,
     mask: Option<Mask<'a>>,
+    products: AttentionProducts,
 }
 
 impl Inputs<'_> {

@@ -58,7 +58,7 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
     if rounding == InputRounding::None {
         match (&table.brain, w.codes()) {
             (Some(brain), Codes::Bf16) if m > MAX_PRECISE_ROWS => {
-                rounded::multiply(kernels, brain, x, rounding, w, bias, y);
+                rounded::multiply(kernels, &brain.product, x, rounding, w, bias, y);
             }
             _ => multiply(kernels, x, w, bias, y),
         }

@@ -5,8 +5,9 @@ use std::arch::x86_64::*;
 
 use super::tile::{TILE_ROW_BYTES, TILE_ROWS, Tiles};
 use crate::args::InputRounding;
-use crate::cpu::op_table::{PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::op_table::{BrainKernels, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::x86_64::avx512::integer::{multiply_vnni, quantize, store, store_floats};
+use crate::cpu::x86_64::avx512::vector::mask;
 
 /// Two tiles.
 const ROWS: usize = 2 * TILE_ROWS;
@@ -19,8 +20,35 @@ pub(super) const INTEGER_KERNELS: RoundedKernels =
     RoundedKernels { rows: ROWS, multiply: multiply_integers, round: quantize };
 
 /// Products of bf16 are exact in `f32` and summed there.
-pub(super) const BRAIN_KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply: multiply_brain, round: narrow };
+pub(super) const BRAIN_KERNELS: BrainKernels =
+    BrainKernels { product: RoundedKernels { rows: ROWS, multiply: multiply_brain, round: narrow }, pair };
+
+/// See [`BrainKernels::pair`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+fn pair(a: &[f32], b: &[f32], out: &mut [f32]) {
+    // Of the 16 elements of each, which follow each other, the first ones, the second ones and so on.
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        order
+    };
+    for (group, out) in out.chunks_mut(16).enumerate() {
+        let first = 16 * group;
+        // SAFETY: the masks cover what is left of each slice.
+        unsafe {
+            let load = |x: &[f32]| {
+                _mm512_maskz_loadu_ps(mask(x.len().saturating_sub(first)), x.as_ptr().wrapping_add(first))
+            };
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(load(b), load(a)));
+            let pairs = _mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER.as_ptr().cast()), both);
+            _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), mask(out.len()), pairs);
+        }
+    }
+}
 
 /// To bf16, nearest even; subnormal numbers become zero, as they do in the products.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]

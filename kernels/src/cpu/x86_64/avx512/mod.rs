@@ -5,7 +5,7 @@ pub(super) mod integer;
 mod interleave;
 mod matmul;
 mod scale;
-mod vector;
+pub(super) mod vector;
 mod weight;
 mod widen;
 

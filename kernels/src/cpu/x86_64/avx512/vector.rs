@@ -10,7 +10,7 @@ pub(super) struct F32x16(__m512);
 
 /// The first `n` of 16 lanes.
 #[inline(always)]
-pub(super) fn mask(n: usize) -> __mmask16 {
+pub(in crate::cpu::x86_64) fn mask(n: usize) -> __mmask16 {
     if n >= 16 { 0xffff } else { (1 << n) - 1 }
 }
 
