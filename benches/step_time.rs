@@ -30,7 +30,7 @@ use joulewise_benches::shape::LinearShape;
 use joulewise_benches::timing::Timing;
 use joulewise_engine::{PrecisionPlan, Session, Strategy, TokenBatch};
 use joulewise_kernels::args::{InputRounding, MatMul, Rows, RowsMut};
-use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
+use joulewise_kernels::cpu::{Buffer, CpuKernels, Isa, ThreadPool};
 use joulewise_kernels::format::Format;
 
 const USAGE: &str = "usage: step_time forward MODEL STRATEGY TOKENS RUNS [OPTIONS]\n\
@@ -168,8 +168,9 @@ fn generate(session: &mut Session, prompt: usize, new: usize, runs: usize) -> Ph
 fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, runs: usize) -> Phases {
     let (n, k) = (shape.n, shape.k);
     let w = input::weights(kernels, format, shape, 2);
-    let x = input::values(1, m * k);
-    let mut y = vec![0.0; m * n];
+    let mut x = Buffer::zeroed(m * k);
+    x.copy_from_slice(&input::values(1, m * k));
+    let mut y = Buffer::zeroed(m * n);
     let rounding = if format == Format::Int8 { InputRounding::PerToken } else { InputRounding::None };
     let times_s = times(runs, || {
         must(kernels.matmul(MatMul {
@@ -177,6 +178,8 @@ fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, r
             rounding,
             w: &w,
             bias: None,
+            activation: None,
+            residual: None,
             y: RowsMut { data: &mut y, rows: m, cols: n },
         }));
     });

@@ -16,6 +16,7 @@ mod batch;
 mod builder;
 mod calibration;
 mod error;
+mod fusion;
 mod generate;
 mod graph;
 mod kv_cache;

@@ -43,7 +43,9 @@ fn run(words: &[&str]) -> Option<()> {
     for _ in 0..times {
         let x = Rows { data: &x, rows: m, cols: k, stride: k };
         let y = RowsMut { data: &mut y, rows: m, cols: n };
-        kernels.matmul(MatMul { x, rounding, w: &w, bias: None, y }).ok()?;
+        kernels
+            .matmul(MatMul { x, rounding, w: &w, bias: None, activation: None, residual: None, y })
+            .ok()?;
     }
     Some(())
 }

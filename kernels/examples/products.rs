@@ -61,7 +61,17 @@ fn main() {
                     for w in &copies {
                         let x = Rows { data: &x, rows: m, cols: k, stride: k };
                         let y = RowsMut { data: &mut y, rows: m, cols: n };
-                        kernels.matmul(MatMul { x, rounding, w, bias: None, y }).unwrap();
+                        kernels
+                            .matmul(MatMul {
+                                x,
+                                rounding,
+                                w,
+                                bias: None,
+                                activation: None,
+                                residual: None,
+                                y,
+                            })
+                            .unwrap();
                     }
                     times.push(start.elapsed().as_secs_f64() / copies.len() as f64);
                 }

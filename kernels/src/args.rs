@@ -50,7 +50,7 @@ pub enum InputRounding {
     },
 }
 
-/// `y [m, n] = x [m, k] w [n, k]^T + bias [n]`.
+/// `y [m, n] = f(x [m, k] w [n, k]^T + bias [n]) + residual [m, n]`.
 ///
 /// Sums are of `f32`, or exact. Kernels may put inputs that are not rounded in fixed point first: with int8, int4, mxfp4
 /// and nvfp4 weights those for AVX-512 with VNNI move each by at most `2^-23` of the largest magnitude in its row (and
@@ -65,6 +65,10 @@ pub struct MatMul<'a> {
     pub w: &'a PackedMatrix,
     /// Bias `[n]`.
     pub bias: Option<&'a [f32]>,
+    /// The function `f`, the identity when there is none; the same bits as [`Activate`] makes.
+    pub activation: Option<ActivationKind>,
+    /// Added at the end `[m, n]`.
+    pub residual: Option<Rows<'a>>,
     /// Result `[m, n]`.
     pub y: RowsMut<'a>,
 }

@@ -30,6 +30,8 @@
 //!     rounding: InputRounding::None,
 //!     w: &w,
 //!     bias: None,
+//!     activation: None,
+//!     residual: None,
 //!     y: RowsMut { data: &mut y, rows: 1, cols: 2 },
 //! })?;
 //! assert_eq!(y, [-2.0, -2.0]);

@@ -77,6 +77,8 @@ fn case(
                 rounding: InputRounding::None,
                 w: &matrices[next],
                 bias: None,
+                activation: None,
+                residual: None,
                 y: RowsMut { data: black_box(&mut y), rows: m, cols: n },
             }));
         })

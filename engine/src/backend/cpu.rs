@@ -10,11 +10,12 @@ use joulewise_kernels::args::{
     Activate, Add, Attention, AttentionProducts, CacheWrite, Embed, Gate, HeadsView, InputRounding, Mask,
     MatMul, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
 };
-use joulewise_kernels::cpu::{CpuKernels, PackedMatrix, ThreadPool};
+use joulewise_kernels::cpu::{Buffer, CpuKernels, PackedMatrix, ThreadPool};
 use joulewise_kernels::format::Format;
 
 use super::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
 use crate::error::{EngineError, Result};
+use crate::fusion::Epilogue;
 use crate::graph::{ModelGraph, Step};
 use crate::kv_cache::{CacheMemory, CacheShape};
 use crate::observer::ValueReader;
@@ -194,8 +195,20 @@ impl BackendModel for CpuModel {
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
-        let slots = program.arena().sizes.iter().map(|size| vec![0.0; *size]).collect();
-        Ok(Box::new(CpuExecutable { tables: self.0.clone(), program, slots, epoch: Instant::now() }))
+        let slots = program.arena().sizes.iter().map(|size| Buffer::zeroed(*size)).collect();
+        let all = 0..program.steps().len();
+        let epilogue = |index: usize| match program.steps()[index].op {
+            Op::Linear { y, .. } => Some(program.epilogue(&all, index + 1, y)),
+            _ => None,
+        };
+        let epilogues = all.clone().map(epilogue).collect();
+        Ok(Box::new(CpuExecutable {
+            tables: self.0.clone(),
+            program,
+            epilogues,
+            slots,
+            epoch: Instant::now(),
+        }))
     }
 }
 
@@ -215,9 +228,11 @@ impl CacheMemory for CpuCache {
 struct CpuExecutable {
     tables: Arc<Tables>,
     program: Arc<Program>,
+    /// What may be done together with each linear, if its range has it.
+    epilogues: Vec<Option<Epilogue>>,
     /// One buffer per arena slot. The slot a step writes is taken out while it runs, which is sound because no step
     /// writes where it reads.
-    slots: Vec<Vec<f32>>,
+    slots: Vec<Buffer>,
     epoch: Instant,
 }
 
@@ -235,16 +250,24 @@ impl Executable for CpuExecutable {
             })?),
         };
         let program = self.program.clone();
-        for step in &program.steps()[steps] {
+        let mut index = steps.start;
+        while index < steps.end {
+            let step = &program.steps()[index];
+            let fused = self.fused(index, steps.end);
+            index = fused.map_or(index + 1, |fused| fused.next);
             let Some(y) = step.op.output() else {
                 self.write_cache(&step.op, inputs, cache.as_deref_mut())?;
                 continue;
             };
+            let y = fused.map_or(y, |fused| fused.y);
             let slot = program.slot(y).ok_or_else(|| unwritten(y))?;
             let mut out = std::mem::take(&mut self.slots[slot]);
             let (rows, cols) = program.shape(y);
             let y = RowsMut { data: &mut out[..rows * cols], rows, cols };
-            let result = self.compute(step, y, inputs, cache.as_deref());
+            let result = match fused {
+                Some(fused) => self.multiply(step, Some(fused), y),
+                None => self.compute(step, y, inputs, cache.as_deref()),
+            };
             self.slots[slot] = out;
             result?;
         }
@@ -326,6 +349,43 @@ impl CpuExecutable {
         Ok(())
     }
 
+    /// The steps before `end` that are done together with a linear, if any.
+    fn fused(&self, index: usize, end: usize) -> Option<Epilogue> {
+        let program = &*self.program;
+        let Op::Linear { x, .. } = &program.steps()[index].op else { return None };
+        let fused = self.epilogues[index].filter(|fused| index + 1 < fused.next && fused.next <= end)?;
+        // The result must not lie where the inputs of the linear do: they are read while it is written.
+        (program.slot(fused.y) != program.slot(x.value)).then_some(fused)
+    }
+
+    /// A linear, and what is fused with it.
+    fn multiply(&self, step: &Step, fused: Option<Epilogue>, y: RowsMut<'_>) -> Result<()> {
+        let (tables, steps) = (&*self.tables, self.program.steps());
+        let Op::Linear { x, weight, bias, y: product } = &step.op else {
+            return Err(EngineError::Unsupported("only linears are fused".to_owned()));
+        };
+        let activate = fused.and_then(|fused| fused.activate);
+        let activated = activate.and_then(|index| match &steps[index].op {
+            Op::Activate { kind, y, .. } => Some((*kind, *y)),
+            _ => None,
+        });
+        let summand = activated.map_or(*product, |(_, y)| y);
+        let residual = fused.and_then(|fused| fused.add).and_then(|index| match &steps[index].op {
+            Op::Add { a, b, .. } => Some(if self.program.is_whole(a, summand) { b } else { a }),
+            _ => None,
+        });
+        tables.kernels.matmul(MatMul {
+            x: self.rows(x)?,
+            rounding: tables.roundings[step.module.0 as usize],
+            w: tables.matrix(*weight)?,
+            bias: bias.map(|bias| tables.vector(bias)).transpose()?,
+            activation: activated.map(|(kind, _)| kind),
+            residual: residual.map(|residual| self.rows(residual)).transpose()?,
+            y,
+        })?;
+        Ok(())
+    }
+
     fn compute(
         &self,
         step: &Step,
@@ -345,11 +405,7 @@ impl CpuExecutable {
                 };
                 kernels.embed(Embed { table: tables.matrix(*table)?, ids, y })?;
             }
-            Op::Linear { x, weight, bias, .. } => {
-                let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
-                let rounding = tables.roundings[step.module.0 as usize];
-                kernels.matmul(MatMul { x: self.rows(x)?, rounding, w: tables.matrix(*weight)?, bias, y })?;
-            }
+            Op::Linear { .. } => self.multiply(step, None, y)?,
             Op::Norm { kind, x, weight, bias, eps, .. } => {
                 let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
                 let weight = tables.vector(*weight)?;

@@ -8,12 +8,14 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod buffer;
 mod check;
 mod grid;
 mod op_table;
 mod ops;
 mod output;
 mod packed;
+mod prefetch;
 mod quantize;
 mod scalar;
 mod scratch;
@@ -33,6 +35,7 @@ use crate::args::{
 };
 use crate::error::Result;
 use crate::format::{EncodedMatrix, Format};
+pub use buffer::Buffer;
 use op_table::OpTable;
 pub use packed::{PackedMatrix, ReadRows};
 pub use thread_pool::ThreadPool;
@@ -167,7 +170,7 @@ impl CpuKernels {
         PackedMatrix::pack_encoded(encoded, self.table.panel_width)
     }
 
-    /// `y = x w^T + bias`.
+    /// `y = f(x w^T + bias) + residual`.
     ///
     /// # Cost
     ///

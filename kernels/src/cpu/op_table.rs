@@ -118,6 +118,8 @@ pub(super) struct RoundedKernels {
     /// Most rows of `x` that `multiply` takes at once.
     pub(super) rows: usize,
     pub(super) multiply: unsafe fn(&RoundedProduct),
+    /// Whether `multiply` applies the [`Ending`] of a product; otherwise it may be ignored.
+    pub(super) ends: bool,
     pub(super) round: unsafe fn(RoundRow<'_>) -> RoundedRow,
 }
 
@@ -160,8 +162,24 @@ pub(super) struct RoundedProduct {
     pub(super) cols: usize,
     /// Added at the end unless null: `cols` elements.
     pub(super) bias: *const f32,
+    pub(super) ending: Ending,
     /// Cache lines that are wanted soon: the first, and how many. Addresses are hints: they need not be valid.
     pub(super) wanted: (*const u8, usize),
+}
+
+/// What happens to a product's sums behind the bias.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every kernel looks at it"))]
+pub(super) struct Ending {
+    pub(super) activation: Option<ActivationKind>,
+    /// Element `(r, j)` of what is added then is at `residual + r * residual_stride + j`, unless null.
+    pub(super) residual: *const f32,
+    pub(super) residual_stride: usize,
+}
+
+impl Ending {
+    /// Nothing happens.
+    pub(super) const NONE: Self = Self { activation: None, residual: std::ptr::null(), residual_stride: 0 };
 }
 
 /// One row to round; see [`InputRounding`].

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use joulewise_kernels::args::{Embed, InputRounding, MatMul, Rows, RowsMut};
+use joulewise_kernels::args::{Activate, ActivationKind, Add, Embed, InputRounding, MatMul, Rows, RowsMut};
 use joulewise_kernels::cpu::{CpuKernels, Isa, PackedMatrix};
 use joulewise_kernels::format::{Block, Format};
 use joulewise_kernels::reference;
@@ -43,6 +43,8 @@ fn multiply_rounded(
             rounding,
             w,
             bias,
+            activation: None,
+            residual: None,
             y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() },
         })
         .unwrap();
@@ -306,5 +308,100 @@ fn packing_passes_errors_on() {
         let result = kernels
             .pack(Format::F32, 100, 3, &mut |range, _| if range.start > 40 { Err("end") } else { Ok(()) });
         assert_eq!(result.err(), Some("end"));
+    }
+}
+
+/// An activation and a residual at the end of a product give the bits that the operations by themselves give.
+#[test]
+fn endings_are_the_operations_they_stand_for() {
+    let kinds = [
+        ActivationKind::GeluErf,
+        ActivationKind::GeluTanh,
+        ActivationKind::GeluSigmoid,
+        ActivationKind::Relu,
+        ActivationKind::Silu,
+        ActivationKind::Tanh,
+    ];
+    let mut random = Random(9);
+    for kernels in kernels() {
+        for format in [Format::F32, Format::Bf16, Format::Int8] {
+            for rounding in [InputRounding::None, InputRounding::PerToken] {
+                for round in 0..14 {
+                    let (m, n, k) = (1 + random.below(70), 1 + random.below(100), random.below(300));
+                    let (x, residual) = (random.matrix(m, k), random.matrix(m, n));
+                    let w = pack(&kernels, format, n, k, &random.values(n * k));
+                    let bias = random.values(n);
+                    let activation = kinds.get(round % 7).copied();
+                    let residual = (random.below(3) > 0).then(|| residual.view());
+                    let mut expected = multiply_rounded(&kernels, &x, rounding, &w, Some(&bias));
+                    if let Some(kind) = activation {
+                        let before = expected.clone();
+                        let y = RowsMut { data: &mut expected, rows: m, cols: n };
+                        kernels
+                            .activate(Activate {
+                                kind,
+                                x: Rows { data: &before, rows: m, cols: n, stride: n },
+                                y,
+                            })
+                            .unwrap();
+                    }
+                    if let Some(residual) = residual {
+                        let before = expected.clone();
+                        let y = RowsMut { data: &mut expected, rows: m, cols: n };
+                        kernels
+                            .add(Add {
+                                a: Rows { data: &before, rows: m, cols: n, stride: n },
+                                b: residual,
+                                y,
+                            })
+                            .unwrap();
+                    }
+                    let mut y = vec![f32::NAN; m * n];
+                    let ours = RowsMut { data: &mut y, rows: m, cols: n };
+                    let args = MatMul {
+                        x: x.view(),
+                        rounding,
+                        w: &w,
+                        bias: Some(&bias),
+                        activation,
+                        residual,
+                        y: ours,
+                    };
+                    kernels.matmul(args).unwrap();
+                    let what = format!("{} {format} {rounding:?} {activation:?}", kernels.isa());
+                    assert_eq!(y, expected, "{what} m={m} n={n} k={k}");
+                }
+            }
+        }
+    }
+}
+
+/// Infinities and NaNs among inputs that are rounded, in vectors and in tails.
+#[test]
+fn inputs_that_are_not_finite_round_as_the_reference_does() {
+    for kernels in kernels() {
+        for k in [5, 64, 100, 200] {
+            for (at, odd) in [(0, f32::INFINITY), (k - 1, f32::NEG_INFINITY), (k / 2, f32::NAN)] {
+                let mut random = Random(10);
+                let mut x = random.matrix(8, k);
+                x.data[at] = odd;
+                let w = pack(&kernels, Format::Int8, 9, k, &random.values(9 * k));
+                let rounded = reference::round_inputs(x.view(), InputRounding::PerToken, Format::Int8);
+                let mut expected = vec![0.0; 8 * 9];
+                let view = Rows { data: &rounded, rows: 8, cols: k, stride: k };
+                let y = RowsMut { data: &mut expected, rows: 8, cols: 9 };
+                reference::matmul(view, &decode(&w), None, y);
+                let got = multiply_rounded(&kernels, &x, InputRounding::PerToken, &w, None);
+                for (got, expected) in got.iter().zip(&expected) {
+                    // Both are sums of at most 200 products of magnitudes up to 2.
+                    let is_close = (got - expected).abs() <= 200.0 * 2.0 * 200.0 * EPSILON as f32;
+                    assert!(
+                        is_close || got.is_nan() && expected.is_nan(),
+                        "{} {k} {odd}: {got}",
+                        kernels.isa()
+                    );
+                }
+            }
+        }
     }
 }

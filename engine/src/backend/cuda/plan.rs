@@ -1,11 +1,10 @@
 //! Which neighbouring steps one launch can do.
 //!
-//! A value that exists only between fused steps is never written. So steps are fused only when everything that reads
-//! such a value is among them, and never when somebody may ask for it afterwards.
+//! What may be fused at all, [`Program`] knows.
 
 use std::ops::Range;
 
-use crate::op::{Op, Operand, ValueId};
+use crate::op::{Op, ValueId};
 use crate::program::{Phase, Program};
 
 /// Steps that are launched together; indices into the program.
@@ -61,57 +60,7 @@ impl Planner<'_> {
     }
 
     fn op(&self, range: &Range<usize>, index: usize) -> Option<&Op> {
-        range.contains(&index).then(|| &self.program.steps()[index].op)
-    }
-
-    /// Whether `value` is read by `readers` alone, and by nobody after the run.
-    fn is_private(&self, value: ValueId, readers: Range<usize>) -> bool {
-        let graph = self.program.graph();
-        let is_kept = self.program.key().keep_hidden_states && graph.hidden_states.contains(&value);
-        let slot = self.program.slot(value);
-        // An alias of the value is the value: a selection that keeps everything was left out of the program.
-        let is_output = self.program.slot(graph.output) == slot && self.aliases(graph.output, value);
-        let steps = self.program.steps().iter().enumerate();
-        let read_elsewhere = steps
-            .filter(|(index, _)| !readers.contains(index))
-            .any(|(_, step)| step.op.inputs().iter().any(|input| self.aliases(input.value, value)));
-        !is_kept && !is_output && !read_elsewhere
-    }
-
-    /// Whether two names stand for the same value in this program.
-    fn aliases(&self, a: ValueId, b: ValueId) -> bool {
-        self.program.alias(a) == self.program.alias(b)
-    }
-
-    fn is_whole(&self, operand: &Operand, value: ValueId) -> bool {
-        self.aliases(operand.value, value)
-            && operand.offset == 0
-            && operand.cols == self.program.shape(value).1
-    }
-
-    /// What follows a linear that writes `y`: an activation of it, then a sum with it.
-    fn epilogue(
-        &self,
-        range: &Range<usize>,
-        mut at: usize,
-        y: ValueId,
-    ) -> (usize, ValueId, Option<usize>, Option<usize>) {
-        let (mut y, mut activated, mut added) = (y, None, None);
-        if let Some(Op::Activate { x, y: out, .. }) = self.op(range, at)
-            && self.is_whole(x, y)
-            && self.is_private(y, at..at + 1)
-        {
-            (y, activated) = (*out, Some(at));
-            at += 1;
-        }
-        if let Some(Op::Add { a, b, y: out }) = self.op(range, at)
-            && (self.is_whole(a, y) != self.is_whole(b, y))
-            && self.is_private(y, at..at + 1)
-        {
-            (y, added) = (*out, Some(at));
-            at += 1;
-        }
-        (at, y, activated, added)
+        self.program.op_in(range, index)
     }
 
     fn product(&self, range: Range<usize>) -> Option<(usize, Work)> {
@@ -133,7 +82,10 @@ impl Planner<'_> {
         }
         let source = match norm {
             Some((_, source, normed)) => {
-                if !joins || !self.is_whole(&x, normed) || !self.is_private(normed, first..last) {
+                if !joins
+                    || !self.program.is_whole(&x, normed)
+                    || !self.program.is_private(normed, first..last)
+                {
                     return None;
                 }
                 source
@@ -147,17 +99,17 @@ impl Planner<'_> {
         let (mut next, mut gate, mut activate, mut add) = (last, None, None, None);
         if let (&[gated, upped], Some(Op::Gate { gate: g, up, y, .. })) =
             (outputs.as_slice(), self.op(&range, last))
-            && self.is_whole(g, gated)
-            && self.is_whole(up, upped)
-            && self.is_private(gated, last..last + 1)
-            && self.is_private(upped, last..last + 1)
+            && self.program.is_whole(g, gated)
+            && self.program.is_whole(up, upped)
+            && self.program.is_private(gated, last..last + 1)
+            && self.program.is_private(upped, last..last + 1)
             && is_apart(&[*y])
         {
             (gate, next) = (Some(last), last + 1);
         } else if let &[y] = outputs.as_slice() {
-            let fused = self.epilogue(&range, last, y);
-            if is_apart(&[fused.1]) {
-                (next, _, activate, add) = fused;
+            let fused = self.program.epilogue(&range, last, y);
+            if is_apart(&[fused.y]) {
+                (next, activate, add) = (fused.next, fused.activate, fused.add);
             }
         }
         if norm.is_some() && gate.is_none() && next == last && !is_apart(&outputs) {
@@ -184,8 +136,8 @@ impl Planner<'_> {
         (self.has_cache
             && table == other
             && *read == Some(*layer)
-            && self.is_whole(k, *rotated)
-            && self.is_private(*rotated, at + 2..at + 4)
+            && self.program.is_whole(k, *rotated)
+            && self.program.is_private(*rotated, at + 2..at + 4)
             && is_apart
             && (self.can_rotate)((at, at + 1), at + 2))
         .then_some((at + 3, Work::Rotate { ropes: (at, at + 1), write: at + 2 }))
@@ -200,7 +152,9 @@ impl Planner<'_> {
         if let (Some(Op::Rope { y: q, table, .. }), Some(Op::Rope { y: k, table: other, .. })) =
             (self.op(&range, at), self.op(&range, at + 1))
         {
-            if table != other || !self.is_private(*q, at + 2..at + 4) || !self.is_private(*k, at + 2..at + 4)
+            if table != other
+                || !self.program.is_private(*q, at + 2..at + 4)
+                || !self.program.is_private(*k, at + 2..at + 4)
             {
                 return None;
             }
@@ -215,7 +169,9 @@ impl Planner<'_> {
             return None;
         };
         if let Some((_, rotated_q, rotated_k)) = &ropes
-            && (write.is_none() || !self.is_whole(q, *rotated_q) || !self.is_whole(k, *rotated_k))
+            && (write.is_none()
+                || !self.program.is_whole(q, *rotated_q)
+                || !self.program.is_whole(k, *rotated_k))
         {
             return None;
         }

@@ -7,7 +7,7 @@ use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
 
 /// An element of an activation costs about this many cheap ones.
-const ACTIVATION_COST: usize = 4;
+pub(super) const ACTIVATION_COST: usize = 4;
 
 pub(in crate::cpu) fn activate(kernels: &CpuKernels, args: Activate<'_>) -> Result<()> {
     const OP: &str = "activate";

@@ -7,7 +7,7 @@ use crate::cpu::op_table::{PIECE_BYTES, RoundedKernels, RoundedProduct};
 const ROWS: usize = 2;
 
 pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply, round: crate::cpu::quantize::quantize };
+    RoundedKernels { rows: ROWS, multiply, ends: false, round: crate::cpu::quantize::quantize };
 
 /// # Safety
 ///

@@ -2,6 +2,7 @@
 
 use super::Vector;
 use crate::cpu::op_table::TokenRows;
+use crate::cpu::prefetch;
 
 /// How far ahead of the keys and values in use to fetch; more makes no difference.
 const PREFETCH_BYTES: usize = 1024;
@@ -31,7 +32,7 @@ pub(in crate::cpu) unsafe fn dots<V: Vector>(q: &[f32], keys: TokenRows<'_>, sco
             while i + V::LANES <= d {
                 let q = V::load(q.as_ptr().add(i));
                 for j in 0..V::LANES {
-                    prefetch(rows[j].wrapping_add(i).wrapping_byte_add(PREFETCH_BYTES));
+                    prefetch::read(rows[j].wrapping_add(i).wrapping_byte_add(PREFETCH_BYTES));
                     sums[j] = V::load(rows[j].add(i)).mul_add(q, sums[j]);
                 }
                 i += V::LANES;
@@ -98,8 +99,8 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
             let weights = [V::splat(pair[0]), V::splat(pair[1])];
             for c in 0..VECTORS {
                 let n = if c + 1 < VECTORS { V::LANES } else { last };
-                prefetch(rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
-                prefetch(rows[1].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
+                prefetch::read(rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
+                prefetch::read(rows[1].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
                 even[c] = V::load_up_to(rows[0].add(c * V::LANES), n).mul_add(weights[0], even[c]);
                 odd[c] = V::load_up_to(rows[1].add(c * V::LANES), n).mul_add(weights[1], odd[c]);
             }
@@ -117,16 +118,4 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
             V::load_first(to, n).add(even[c].add(odd[c])).store_first(to, n);
         }
     }
-}
-
-/// Fetches the line at an address, which need not be valid.
-#[inline(always)]
-fn prefetch(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing the program can see and never faults.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast())
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }

@@ -100,7 +100,7 @@ unsafe fn gelu_erf<V: Vector>(x: V) -> V {
 
 /// One activation.
 #[inline(always)]
-pub(super) unsafe fn activation<V: Vector>(kind: ActivationKind, x: V) -> V {
+pub(in crate::cpu) unsafe fn activation<V: Vector>(kind: ActivationKind, x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         match kind {

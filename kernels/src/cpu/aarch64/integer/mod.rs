@@ -12,13 +12,13 @@ use crate::cpu::quantize::quantize;
 use crate::cpu::vector::Vector;
 
 pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: baseline::ROWS, multiply: baseline::multiply, round: quantize };
+    RoundedKernels { rows: baseline::ROWS, multiply: baseline::multiply, ends: false, round: quantize };
 
 pub(super) const DOTPROD_KERNELS: RoundedKernels =
-    RoundedKernels { rows: dotprod::ROWS, multiply: dotprod::multiply, round: quantize };
+    RoundedKernels { rows: dotprod::ROWS, multiply: dotprod::multiply, ends: false, round: quantize };
 
 pub(super) const I8MM_KERNELS: RoundedKernels =
-    RoundedKernels { rows: i8mm::ROWS, multiply: i8mm::multiply, round: quantize };
+    RoundedKernels { rows: i8mm::ROWS, multiply: i8mm::multiply, ends: false, round: quantize };
 
 /// Scales four finished sums of row `r`, quarter `quarter` of a panel, and writes them to `y`.
 ///

@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 
-use super::products::{BrainProducts, FloatProducts, KEY_BLOCK, Products, ScoreRows};
+use super::products::{BrainProducts, FloatProducts, KEY_BLOCK, LINE, Products, ROWS_AHEAD, ScoreRows};
 use super::{Inputs, KeyValueHead, tokens_from};
 use crate::args::AttentionProducts;
 use crate::cpu::CpuKernels;
 use crate::cpu::op_table::{OpTable, Scores, TokenRows};
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
+use crate::cpu::prefetch;
 use crate::cpu::scratch::with_scratch;
 
 /// Queries of a task: at most; and at least, when there are few tasks. Packing a block costs about as much as working
@@ -202,6 +203,10 @@ impl<'a> Task<'a> {
             for i in 0..self.queries.len() {
                 let (row, head) = self.row_and_head(member, i);
                 let first = (row * heads + head) * d;
+                // Rows of one head lie far from each other.
+                for line in (0..d).step_by(LINE) {
+                    prefetch::write(output.pointer().wrapping_add(first + ROWS_AHEAD * heads * d + line));
+                }
                 // SAFETY: these queries of this head belong to this task alone.
                 let y = unsafe { output.range(first..first + d) };
                 let local = member * self.queries.len() + i;

@@ -4,10 +4,11 @@ use std::ptr;
 
 use crate::args::InputRounding;
 use crate::cpu::op_table::{
-    BrainKernels, Interleave, OpTable, PIECE_BYTES, PanelProduct, RoundRow, RoundedProduct, RowOrder,
+    BrainKernels, Ending, Interleave, OpTable, PIECE_BYTES, PanelProduct, RoundRow, RoundedProduct, RowOrder,
     SCORES_STRIDE, TokenRows, Wanted,
 };
 use crate::cpu::packed::Scales;
+use crate::cpu::prefetch;
 use crate::format::Codes;
 
 /// Keys of a block: their panels, keys and values, fill 128 KiB at `head_dim` 128, well within L2.
@@ -170,6 +171,18 @@ pub(super) struct BrainProducts {
 /// Pairs of bf16, each a float of memory, in a piece.
 const PIECE_PAIRS: usize = PIECE_BYTES / size_of::<f32>();
 
+/// Rows from one in use to one that is fetched: the lines of so many rows may be on their way at once.
+pub(super) const ROWS_AHEAD: usize = 6;
+/// Floats of a cache line.
+pub(super) const LINE: usize = 16;
+
+/// Fetches the row that comes a little later: hardware does not foresee lines that lie so far from each other.
+fn fetch_ahead(row: &[f32], stride: usize) {
+    for line in row.chunks(LINE) {
+        prefetch::read(line.as_ptr().wrapping_add(ROWS_AHEAD * stride));
+    }
+}
+
 impl BrainProducts {
     /// Pieces of so many elements.
     fn pieces(elements: usize) -> usize {
@@ -210,6 +223,7 @@ impl BrainProducts {
             y_stride,
             cols,
             bias: ptr::null(),
+            ending: Ending::NONE,
             wanted: (ptr::null(), 0),
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set; the sizes are asserted, and products
@@ -239,6 +253,7 @@ impl Products for BrainProducts {
         let TokenRows { data, stride } = queries;
         for r in 0..rows {
             let x = &data[r * stride..][..self.head_dim];
+            fetch_ahead(x, stride);
             self.round(x, &mut packed[r * PIECE_PAIRS..], rows * PIECE_PAIRS);
         }
     }
@@ -249,7 +264,9 @@ impl Products for BrainProducts {
         for (first, packed) in (0..count).step_by(width).zip(packed.chunks_exact_mut(width * stride)) {
             let rows = width.min(count - first);
             for (j, pairs) in work.chunks_exact_mut(stride).take(rows).enumerate() {
-                self.round(&keys.data[(first + j) * keys.stride..][..self.head_dim], pairs, PIECE_PAIRS);
+                let x = &keys.data[(first + j) * keys.stride..][..self.head_dim];
+                fetch_ahead(x, keys.stride);
+                self.round(x, pairs, PIECE_PAIRS);
             }
             // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
             unsafe { (self.table.interleave)(Interleave { x: work, stride, rows, width, packed }) };
@@ -267,6 +284,8 @@ impl Products for BrainProducts {
             };
             let pairs = Self::pieces(count) * PIECE_PAIRS;
             for (pair, packed) in packed.chunks_exact_mut(width).take(pairs).enumerate() {
+                fetch_ahead(row(2 * pair), values.stride);
+                fetch_ahead(row(2 * pair + 1), values.stride);
                 // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
                 unsafe { (self.brain.pair)(row(2 * pair), row(2 * pair + 1), packed) };
             }

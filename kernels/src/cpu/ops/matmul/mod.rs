@@ -1,12 +1,13 @@
-//! `y = x w^T + bias`: checks, and the choice between sums of floats and of integers.
+//! `y = f(x w^T + bias) + residual`: checks, and the choice between sums of floats and of integers.
 
 mod fixed;
 mod float;
 mod rounded;
 mod split;
 
-use crate::args::{InputRounding, MatMul, Rows};
-use crate::cpu::ops::for_row_ranges;
+use crate::args::{ActivationKind, InputRounding, MatMul, Rows};
+use crate::cpu::ops::elementwise::ACTIVATION_COST;
+use crate::cpu::ops::{for_row_ranges, row};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::quantize::round_to_e4m3;
@@ -23,6 +24,9 @@ const OP: &str = "matmul";
 /// way.
 const MAX_INTEGER_TERMS: usize = 1 << 16;
 
+/// Elements that are activated at once.
+const ROW: usize = 1024;
+
 /// Rows up to which inputs of bf16 weights are never rounded: products of so few rows wait for the weights.
 ///
 /// With more rows the instruction sets that have tiles of bf16 round them too. It is the one place where a row's result
@@ -30,7 +34,7 @@ const MAX_INTEGER_TERMS: usize = 1 << 16;
 const MAX_PRECISE_ROWS: usize = 4;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
-    let MatMul { x, rounding, w, bias, y } = args;
+    let MatMul { x, rounding, w, bias, activation, residual, y } = args;
     let (m, n, k) = (x.rows, w.n(), w.k());
     check::rows(OP, "x", &x)?;
     check::rows_mut(OP, &y)?;
@@ -40,6 +44,10 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
     check::equal(OP, "panel width of w", kernels.table.panel_width, w.panel_width())?;
     if let Some(bias) = bias {
         check::equal(OP, "bias", n, bias.len())?;
+    }
+    if let Some(residual) = &residual {
+        check::rows(OP, "residual", residual)?;
+        check::same_shape(OP, ["rows of the residual", "columns of the residual"], residual, [m, n])?;
     }
     if m == 0 || n == 0 {
         return Ok(());
@@ -52,24 +60,34 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
                 None => y.fill(0.0),
             }
         }
+        end(kernels, End { activation, residual }, y);
         return Ok(());
     }
     let table = kernels.table;
-    if rounding == InputRounding::None {
-        match (&table.brain, w.codes()) {
-            (Some(brain), Codes::Bf16) if m > MAX_PRECISE_ROWS => {
-                rounded::multiply(kernels, &brain.product, x, rounding, w, bias, y);
-            }
-            _ => multiply(kernels, x, w, bias, y),
+    let rounded = match (&table.brain, w.codes(), rounding) {
+        (Some(brain), Codes::Bf16, InputRounding::None) if m > MAX_PRECISE_ROWS => Some(&brain.product),
+        (_, Codes::Int8, InputRounding::PerToken | InputRounding::Static { .. })
+            if k <= MAX_INTEGER_TERMS =>
+        {
+            Some(&table.integer)
         }
-    } else if matches!(w.codes(), Codes::Int8) && k <= MAX_INTEGER_TERMS {
-        rounded::multiply(kernels, &table.integer, x, rounding, w, bias, y);
+        _ => None,
+    };
+    let last = End { activation, residual };
+    if let Some(rounded) = rounded {
+        rounded::multiply(kernels, rounded, x, rounding, w, bias, last, y);
+        if rounded.ends {
+            return Ok(());
+        }
+    } else if rounding == InputRounding::None {
+        multiply(kernels, x, w, bias, y);
     } else {
         with_scratch(m * k, |rounded| {
             round(kernels, x, rounding, w, rounded);
             multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
         });
     }
+    end(kernels, last, y);
     Ok(())
 }
 
@@ -79,6 +97,46 @@ fn multiply(kernels: &CpuKernels, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[
         (Some(fixed), Some(grid)) => fixed::multiply(kernels, &fixed, grid, x, w, bias, y),
         _ => float::multiply(kernels, x, w, bias, y),
     }
+}
+
+/// What a product ends with, behind the bias.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    activation: Option<ActivationKind>,
+    residual: Option<Rows<'a>>,
+}
+
+/// Ends a product whose kernel has not done it.
+fn end(kernels: &CpuKernels, last: End<'_>, y: &mut [f32]) {
+    let End { activation, residual } = last;
+    let (m, n) = match residual {
+        Some(residual) => (residual.rows, residual.cols),
+        // Without a residual rows do not matter.
+        None => (y.len().div_ceil(ROW), ROW.min(y.len())),
+    };
+    if activation.is_none() && residual.is_none() {
+        return;
+    }
+    let (len, output) = (y.len(), Output::new(y));
+    for_row_ranges(&kernels.pool, m, n * ACTIVATION_COST, &|rows| {
+        with_scratch(n, |before| {
+            for r in rows {
+                // SAFETY: each row belongs to one task.
+                let y = unsafe { output.range(r * n..len.min((r + 1) * n)) };
+                let before = &mut before[..y.len()];
+                if let Some(kind) = activation {
+                    before.copy_from_slice(y);
+                    // SAFETY: `kernels` exists, so the processor has the instruction set.
+                    unsafe { (kernels.table.activate)(kind, before, y) };
+                }
+                if let Some(residual) = &residual {
+                    before.copy_from_slice(y);
+                    // SAFETY: as above.
+                    unsafe { (kernels.table.add)(before, row(residual, r), y) };
+                }
+            }
+        });
+    });
 }
 
 /// Rounds the rows of `x`, which stay floats, into `rounded [m, k]`.

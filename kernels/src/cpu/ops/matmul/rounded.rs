@@ -3,13 +3,17 @@
 use std::ops::Range;
 use std::ptr;
 
+use super::End;
 use super::split::{Blocks, share};
 use crate::args::{InputRounding, Rows};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::op_table::{
+    Ending, PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow,
+};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
+use crate::cpu::prefetch;
 use crate::cpu::scratch::with_scratch;
 
 /// Codes of `x` that a task takes at most: half of a 2 MiB L2, so that they stay there while the panels pass.
@@ -25,6 +29,7 @@ const FEW_BLOCKS: usize = 8;
 const LINE_BYTES: usize = 64;
 
 /// The product, none of whose sizes is zero, of weights that `rounded` multiplies.
+#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
 pub(super) fn multiply(
     kernels: &CpuKernels,
     rounded: &RoundedKernels,
@@ -32,6 +37,7 @@ pub(super) fn multiply(
     rounding: InputRounding,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
+    end: End<'_>,
     y: &mut [f32],
 ) {
     let (m, pieces) = (x.rows, w.units() * w.codes().unit_size() / PIECE_BYTES);
@@ -42,7 +48,8 @@ pub(super) fn multiply(
         let (codes, rows) = scratch.split_at_mut(code_len);
         round(kernels, rounded, &x, rounding, pieces, &blocks, codes, rows);
         let (x, x_rows) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(rows));
-        let product = Product { kernels: rounded, x, x_rows, pieces, w, bias, y: Output::new(y), blocks };
+        let product =
+            Product { kernels: rounded, x, x_rows, pieces, w, bias, end, y: Output::new(y), blocks };
         let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
         share(&kernels.pool, w, &product.blocks, task_blocks, &|panels, blocks| product.task(panels, blocks));
     });
@@ -73,7 +80,11 @@ fn round(
             let rows_out = bytemuck::cast_slice_mut::<f32, RoundedRow>(rows_out);
             let piece_stride = rows.len() * PIECE_BYTES;
             for (i, (r, out)) in rows.zip(rows_out).enumerate() {
-                let x = &x.data[r * x.stride..][..x.cols];
+                let (stride, x) = (x.stride, &x.data[r * x.stride..][..x.cols]);
+                // Hardware does not look beyond a page, and a row is about one.
+                for line in x.chunks(LINE_BYTES / size_of::<f32>()) {
+                    prefetch::read(line.as_ptr().wrapping_add(stride));
+                }
                 let codes = &mut codes[i * PIECE_BYTES..];
                 // SAFETY: `kernels` exists, so the processor has the instruction set.
                 *out = unsafe { (rounded.round)(RoundRow { x, rounding, codes, piece_stride }) };
@@ -91,6 +102,7 @@ struct Product<'a> {
     pieces: usize,
     w: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
+    end: End<'a>,
     y: Output<'a>,
     blocks: Blocks,
 }
@@ -133,6 +145,13 @@ impl Product<'_> {
         };
         let row_bytes = self.pieces * PIECE_BYTES;
         assert!(panels.end <= self.w.panels(), "panels of w");
+        let residual =
+            self.end.residual.map(|residual| residual.data[rows.start * residual.stride + first..].as_ptr());
+        let ending = Ending {
+            activation: self.end.activation,
+            residual: residual.unwrap_or(ptr::null()),
+            residual_stride: self.end.residual.map_or(0, |residual| residual.stride),
+        };
         let product = RoundedProduct {
             x: self.x[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
             rows: rows.len(),
@@ -146,10 +165,11 @@ impl Product<'_> {
             y_stride: n,
             cols: (panels.len() * width).min(n - first),
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
+            ending,
             wanted,
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` and `x_rows` are those of the
-        // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements; `y` holds
+        // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements, a residual `m` rows of them; `y` holds
         // `m * n` elements, of which only this task touches the block's rows in the panels' columns.
         unsafe { (self.kernels.multiply)(&product) };
     }

@@ -2,11 +2,12 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::tile::{TILE_ROW_BYTES, TILE_ROWS, Tiles};
-use crate::args::InputRounding;
+use crate::args::{ActivationKind, InputRounding};
 use crate::cpu::op_table::{BrainKernels, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
-use crate::cpu::x86_64::avx512::integer::{multiply_vnni, quantize, store, store_floats};
+use crate::cpu::x86_64::avx512::integer::{Columns, multiply_vnni, quantize};
 use crate::cpu::x86_64::avx512::vector::mask;
 
 /// Two tiles.
@@ -17,11 +18,13 @@ const PANEL_WIDTH: usize = 32;
 const VECTOR_ROWS: usize = 4;
 
 pub(super) const INTEGER_KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply: multiply_integers, round: quantize };
+    RoundedKernels { rows: ROWS, multiply: multiply_integers, ends: true, round: quantize };
 
 /// Products of bf16 are exact in `f32` and summed there.
-pub(super) const BRAIN_KERNELS: BrainKernels =
-    BrainKernels { product: RoundedKernels { rows: ROWS, multiply: multiply_brain, round: narrow }, pair };
+pub(super) const BRAIN_KERNELS: BrainKernels = BrainKernels {
+    product: RoundedKernels { rows: ROWS, multiply: multiply_brain, ends: true, round: narrow },
+    pair,
+};
 
 /// See [`BrainKernels::pair`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
@@ -81,15 +84,15 @@ fn narrow(row: RoundRow<'_>) -> RoundedRow {
 /// As [`RoundedProduct`] says; the processor has AVX-512 with VNNI, and tiles that the process may use.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn multiply_integers(p: &RoundedProduct) {
-    if p.rows <= VECTOR_ROWS {
-        // SAFETY: the caller's promise is passed on.
-        return unsafe { multiply_vnni(p) };
-    }
-    // SAFETY: the caller's promise is passed on; the sums are integers.
+    // SAFETY: the caller's promise is passed on.
     unsafe {
-        multiply(p, multiply_integers_32, multiply_integers_16, |r, panel, half, sum| {
-            store(p, r, (*p.x_rows.add(r)).scale, panel, half, sum);
-        });
+        if p.rows <= VECTOR_ROWS {
+            multiply_vnni(p);
+        } else if p.rows <= TILE_ROWS {
+            multiply::<Integers, 1>(p);
+        } else {
+            multiply::<Integers, 2>(p);
+        }
     }
 }
 
@@ -98,165 +101,237 @@ unsafe fn multiply_integers(p: &RoundedProduct) {
 /// As [`RoundedProduct`] says, of bf16; the processor has AVX-512, and tiles that the process may use.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn multiply_brain(p: &RoundedProduct) {
-    // SAFETY: the caller's promise is passed on; the sums are floats.
+    // SAFETY: the caller's promise is passed on.
     unsafe {
-        multiply(p, multiply_brain_32, multiply_brain_16, |r, panel, half, sum| {
-            store_floats(p, r, panel, half, _mm512_castsi512_ps(sum));
-        });
+        if p.rows <= TILE_ROWS {
+            multiply::<Brain, 1>(p);
+        } else {
+            multiply::<Brain, 2>(p);
+        }
     }
 }
 
 /// Sums of 32 bits, row by row.
+#[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Sums([[i32; PANEL_WIDTH]; ROWS]);
 
-/// Multiplies `pieces` pieces of `rows` rows with those of a panel; with each piece it fetches so many cache lines, from
-/// `later` on, into L2.
-type MultiplyTiles = unsafe fn(
-    x: *const i8,
-    rows: usize,
-    w: *const u8,
-    pieces: usize,
-    later: (*const u8, usize),
-    sums: &mut Sums,
-);
-
-/// Panel after panel; `store` gets the row, the panel, the half and its sums.
-///
-/// # Safety
-///
-/// As [`RoundedProduct`] says; the processor has AVX-512, and tiles that the process may use.
-#[inline(always)]
-unsafe fn multiply(
-    p: &RoundedProduct,
-    multiply_32: MultiplyTiles,
-    multiply_16: MultiplyTiles,
-    store: impl Fn(usize, usize, usize, __m512i),
-) {
-    // SAFETY: the process may use tiles, and they are given back before anything else runs here.
-    let _tiles = unsafe { Tiles::new(p.rows) };
-    let multiply_tiles = if p.rows > TILE_ROWS { multiply_32 } else { multiply_16 };
-    let mut sums = Sums([[0; PANEL_WIDTH]; ROWS]);
-    let (mut later, lines) = (p.wanted.0, p.wanted.1.div_ceil(p.panels * p.pieces));
-    for panel in 0..p.panels {
-        // SAFETY: the caller's promise is passed on; rows of sums are two vectors.
-        unsafe {
-            multiply_tiles(p.x, p.rows, p.w.add(panel * p.panel_stride), p.pieces, (later, lines), &mut sums);
-            later = later.wrapping_add(p.pieces * lines * 64);
-            for (r, sums) in sums.0.iter().enumerate().take(p.rows) {
-                for (half, sums) in sums.as_chunks::<16>().0.iter().enumerate() {
-                    store(r, panel, half, _mm512_load_si512(sums.as_ptr().cast()));
-                }
-            }
-        }
-    }
-}
-
-/// Defines the products of tiles with one instruction: of up to 32 rows, and of up to 16.
+/// Loads the tiles of a piece and multiplies them, with the instruction for the kind of product.
 ///
 /// Weights are loaded with the hint to leave the first-level cache to the inputs, which every panel meets again.
 macro_rules! tile_products {
-    ($name_32:ident, $name_16:ident, $instruction:literal) => {
-        /// # Safety
-        ///
-        /// `x [pieces, rows, 64]` and `w [pieces, 16, 32, 4]` are readable, `16 < rows <= 32`, and the tiles are shaped
-        /// for `rows`.
-        unsafe fn $name_32(x: *const i8, rows: usize, w: *const u8, pieces: usize, later: (*const u8, usize), sums: &mut Sums) {
-            // SAFETY: each round of the loop reads the next piece of `x` and of `w`; the sums are 32 rows of 128 bytes,
-            // of which `rows` are written; tiles 0 to 7 belong to this thread.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "2:",
-                    "tileloadd tmm4, [{x} + {x_row}]",
-                    "tileloaddt1 tmm6, [{w} + {w_row}]",
-                    "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
-                    concat!($instruction, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm5, [{x} + {x_row} + 1024]",
-                    concat!($instruction, " tmm1, tmm4, tmm7"),
-                    concat!($instruction, " tmm2, tmm5, tmm6"),
-                    concat!($instruction, " tmm3, tmm5, tmm7"),
-                    "mov {line}, {lines}",
-                    "test {line}, {line}",
-                    "jz 4f",
-                    "3:",
-                    "prefetcht1 [{later}]",
-                    "add {later}, 64",
-                    "dec {line}",
-                    "jnz 3b",
-                    "4:",
-                    "add {x}, {x_piece}",
-                    "add {w}, 2048",
-                    "dec {pieces}",
-                    "jnz 2b",
-                    "tilestored [{sums} + {w_row}], tmm0",
-                    "tilestored [{sums} + {w_row} + 64], tmm1",
-                    "tilestored [{sums} + {w_row} + 2048], tmm2",
-                    "tilestored [{sums} + {w_row} + 2112], tmm3",
-                    x = inout(reg) x => _,
-                    w = inout(reg) w => _,
-                    pieces = inout(reg) pieces => _,
-                    later = inout(reg) later.0 => _,
-                    lines = in(reg) later.1,
-                    line = out(reg) _,
-                    x_row = in(reg) TILE_ROW_BYTES,
-                    w_row = in(reg) 4 * PANEL_WIDTH,
-                    x_piece = in(reg) rows * PIECE_BYTES,
-                    sums = in(reg) sums,
-                    options(nostack)
-                );
-            }
-        }
-
-        /// # Safety
-        ///
-        /// As for more rows, with `rows <= 16`.
-        unsafe fn $name_16(x: *const i8, rows: usize, w: *const u8, pieces: usize, later: (*const u8, usize), sums: &mut Sums) {
-            // SAFETY: as for more rows.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "2:",
-                    "tileloadd tmm4, [{x} + {x_row}]",
-                    "tileloaddt1 tmm6, [{w} + {w_row}]",
-                    "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
-                    concat!($instruction, " tmm0, tmm4, tmm6"),
-                    concat!($instruction, " tmm1, tmm4, tmm7"),
-                    "mov {line}, {lines}",
-                    "test {line}, {line}",
-                    "jz 4f",
-                    "3:",
-                    "prefetcht1 [{later}]",
-                    "add {later}, 64",
-                    "dec {line}",
-                    "jnz 3b",
-                    "4:",
-                    "add {x}, {x_piece}",
-                    "add {w}, 2048",
-                    "dec {pieces}",
-                    "jnz 2b",
-                    "tilestored [{sums} + {w_row}], tmm0",
-                    "tilestored [{sums} + {w_row} + 64], tmm1",
-                    x = inout(reg) x => _,
-                    w = inout(reg) w => _,
-                    pieces = inout(reg) pieces => _,
-                    later = inout(reg) later.0 => _,
-                    lines = in(reg) later.1,
-                    line = out(reg) _,
-                    x_row = in(reg) TILE_ROW_BYTES,
-                    w_row = in(reg) 4 * PANEL_WIDTH,
-                    x_piece = in(reg) rows * PIECE_BYTES,
-                    sums = in(reg) sums,
-                    options(nostack)
-                );
-            }
+    ($instruction:literal, $tiles:ident, $x:ident, $w:ident) => {
+        if $tiles == 2 {
+            asm!(
+                "tileloadd tmm4, [{x} + {x_row}]",
+                "tileloaddt1 tmm6, [{w} + {w_row}]",
+                "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
+                concat!($instruction, " tmm0, tmm4, tmm6"),
+                "tileloadd tmm5, [{x} + {x_row} + 1024]",
+                concat!($instruction, " tmm1, tmm4, tmm7"),
+                concat!($instruction, " tmm2, tmm5, tmm6"),
+                concat!($instruction, " tmm3, tmm5, tmm7"),
+                x = in(reg) $x,
+                w = in(reg) $w,
+                x_row = in(reg) TILE_ROW_BYTES,
+                w_row = in(reg) 4 * PANEL_WIDTH,
+                options(nostack, preserves_flags, readonly)
+            );
+        } else {
+            asm!(
+                "tileloadd tmm4, [{x} + {x_row}]",
+                "tileloaddt1 tmm6, [{w} + {w_row}]",
+                "tileloaddt1 tmm7, [{w} + {w_row} + 64]",
+                concat!($instruction, " tmm0, tmm4, tmm6"),
+                concat!($instruction, " tmm1, tmm4, tmm7"),
+                x = in(reg) $x,
+                w = in(reg) $w,
+                x_row = in(reg) TILE_ROW_BYTES,
+                w_row = in(reg) 4 * PANEL_WIDTH,
+                options(nostack, preserves_flags, readonly)
+            );
         }
     };
 }
 
-tile_products!(multiply_integers_32, multiply_integers_16, "tdpbssd");
-tile_products!(multiply_brain_32, multiply_brain_16, "tdpbf16ps");
+/// One kind of product of tiles.
+trait TileProduct {
+    /// Adds the products of a piece of so many tiles of rows at `x`, following each other, and of a panel's piece at `w` to
+    /// the tiles of sums.
+    ///
+    /// # Safety
+    ///
+    /// There are so many rows of 64 bytes at `x`, `[16, 32, 4]` bytes at `w`, and the tiles have the shape.
+    unsafe fn add_piece<const TILES: usize>(x: *const i8, w: *const u8);
+
+    /// Sixteen sums of a row as floats.
+    ///
+    /// # Safety
+    ///
+    /// The processor has AVX-512 F.
+    unsafe fn to_floats(sums: __m512i, x_scale: f32, w_scales: __m512) -> __m512;
+
+    /// Whether rows and weights have scales.
+    const HAS_SCALES: bool;
+}
+
+struct Integers;
+
+impl TileProduct for Integers {
+    const HAS_SCALES: bool = true;
+
+    #[inline(always)]
+    unsafe fn add_piece<const TILES: usize>(x: *const i8, w: *const u8) {
+        // SAFETY: passed on.
+        unsafe { tile_products!("tdpbssd", TILES, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: __m512i, x_scale: f32, w_scales: __m512) -> __m512 {
+        // SAFETY: passed on.
+        unsafe { _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(_mm512_set1_ps(x_scale), w_scales)) }
+    }
+}
+
+/// Products of bf16 are exact in `f32` and summed there.
+struct Brain;
+
+impl TileProduct for Brain {
+    const HAS_SCALES: bool = false;
+
+    #[inline(always)]
+    unsafe fn add_piece<const TILES: usize>(x: *const i8, w: *const u8) {
+        // SAFETY: passed on.
+        unsafe { tile_products!("tdpbf16ps", TILES, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: __m512i, _x_scale: f32, _w_scales: __m512) -> __m512 {
+        // SAFETY: passed on.
+        unsafe { _mm512_castsi512_ps(sums) }
+    }
+}
+
+/// Panel after panel. While the tiles multiply one, the vectors finish the sums of the one before, a few rows with each
+/// piece: both kinds of instructions are under way at the same time.
+///
+/// # Safety
+///
+/// As [`RoundedProduct`] says, of so many tiles of rows; the processor has AVX-512, and tiles that the process may use.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn multiply<P: TileProduct, const TILES: usize>(p: &RoundedProduct) {
+    // SAFETY: the process may use tiles, and they are given back before anything else runs here.
+    let _tiles = unsafe { Tiles::new(p.rows) };
+    let mut sums = [Sums([[0; PANEL_WIDTH]; ROWS]); 2];
+    let (mut later, lines) = (p.wanted.0, p.wanted.1.div_ceil(p.panels * p.pieces));
+    let (rows_per_piece, x_piece) = (p.rows.div_ceil(p.pieces), p.rows * PIECE_BYTES);
+    for panel in 0..p.panels {
+        let [even, odd] = &mut sums;
+        let (sums, finished) = if panel % 2 == 0 { (even, odd) } else { (odd, even) };
+        let (mut x, mut w) = (p.x, p.w.wrapping_add(panel * p.panel_stride));
+        let mut row = if panel == 0 { p.rows } else { 0 };
+        // SAFETY: the caller's promise is passed on: each round reads the next piece of `x` and of `w`.
+        unsafe {
+            zero_sums();
+            for _ in 0..p.pieces {
+                P::add_piece::<TILES>(x, w);
+                (x, w) = (x.wrapping_add(x_piece), w.wrapping_add(PIECE_BYTES * PANEL_WIDTH));
+                for _ in 0..lines {
+                    _mm_prefetch::<_MM_HINT_T1>(later.cast());
+                    later = later.wrapping_add(64);
+                }
+                if row < p.rows {
+                    let end = p.rows.min(row + rows_per_piece);
+                    finish::<P>(p, finished, panel - 1, row..end);
+                    row = end;
+                }
+            }
+            store_sums::<TILES>(sums);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { finish::<P>(p, &sums[(p.panels - 1) % 2], p.panels - 1, 0..p.rows) };
+}
+
+/// Turns the sums of some rows of a panel into results.
+///
+/// # Safety
+///
+/// As [`RoundedProduct`] says; the processor has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn finish<P: TileProduct>(p: &RoundedProduct, sums: &Sums, panel: usize, rows: Range<usize>) {
+    for half in 0..2 {
+        let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
+        // SAFETY: scales are readable for whole panels.
+        let w_scales = if P::HAS_SCALES { unsafe { _mm512_loadu_ps(scales) } } else { _mm512_setzero_ps() };
+        // The kind is a constant in each of the loops.
+        macro_rules! rows {
+            ($($kind:ident)?) => {
+                // SAFETY: there is a scale for each row, and the caller's promise is passed on.
+                unsafe {
+                    let columns = Columns::new(p, panel, half);
+                    for r in rows.clone() {
+                        let x_scale = if P::HAS_SCALES { (*p.x_rows.add(r)).scale } else { 1.0 };
+                        let sums = _mm512_load_si512(sums.0[r].as_ptr().wrapping_add(16 * half).cast());
+                        let values = P::to_floats(sums, x_scale, w_scales);
+                        columns.store(r, values, None$(.or(Some(ActivationKind::$kind)))?);
+                    }
+                }
+            };
+        }
+        match p.ending.activation {
+            None => rows!(),
+            Some(ActivationKind::GeluErf) => rows!(GeluErf),
+            Some(ActivationKind::GeluTanh) => rows!(GeluTanh),
+            Some(ActivationKind::GeluSigmoid) => rows!(GeluSigmoid),
+            Some(ActivationKind::Relu) => rows!(Relu),
+            Some(ActivationKind::Silu) => rows!(Silu),
+            Some(ActivationKind::Tanh) => rows!(Tanh),
+        }
+    }
+}
+
+/// # Safety
+///
+/// The tiles have the shape.
+#[inline(always)]
+unsafe fn zero_sums() {
+    // SAFETY: tiles 0 to 3 belong to this thread.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            options(nostack, preserves_flags, nomem)
+        );
+    }
+}
+
+/// # Safety
+///
+/// The tiles have the shape of so many tiles of rows.
+#[inline(always)]
+unsafe fn store_sums<const TILES: usize>(sums: &mut Sums) {
+    let stride = 4 * PANEL_WIDTH;
+    // SAFETY: a tile of sums is at most 16 rows of half of the 128 bytes between them.
+    unsafe {
+        asm!(
+            "tilestored [{sums} + {stride}], tmm0",
+            "tilestored [{sums} + {stride} + 64], tmm1",
+            sums = in(reg) sums,
+            stride = in(reg) stride,
+            options(nostack, preserves_flags)
+        );
+        if TILES == 2 {
+            asm!(
+                "tilestored [{sums} + {stride} + 2048], tmm2",
+                "tilestored [{sums} + {stride} + 2112], tmm3",
+                sums = in(reg) sums,
+                stride = in(reg) stride,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+}

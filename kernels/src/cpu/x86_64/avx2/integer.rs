@@ -20,7 +20,8 @@ const ROWS: usize = 4;
 /// How far ahead of the weights in use to fetch; see the products of floats.
 const PREFETCH_BYTES: usize = 4096;
 
-pub(super) const KERNELS: RoundedKernels = RoundedKernels { rows: ROWS, multiply, round: quantize };
+pub(super) const KERNELS: RoundedKernels =
+    RoundedKernels { rows: ROWS, multiply, ends: false, round: quantize };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize(row: RoundRow<'_>) -> RoundedRow {

@@ -8,8 +8,10 @@
 use std::arch::x86_64::*;
 
 use super::matmul::PANEL_WIDTH;
-use super::vector::mask;
+use super::vector::{F32x16, mask};
+use crate::args::ActivationKind;
 use crate::cpu::op_table::{PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::vector::math::activation;
 
 /// 24 sums, two vectors of weights and what multiplying them takes fit 32 registers.
 pub(in crate::cpu::x86_64) const ROWS: usize = 12;
@@ -23,7 +25,7 @@ const PREFETCH_BYTES: usize = 4096;
 const ACROSS_PREFETCH_BYTES: usize = 2048;
 
 pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply: multiply_madd, round: quantize };
+    RoundedKernels { rows: ROWS, multiply: multiply_madd, ends: true, round: quantize };
 
 /// With VNNI.
 pub(super) const VNNI_KERNELS: RoundedKernels = RoundedKernels { multiply: multiply_vnni, ..KERNELS };
@@ -37,39 +39,52 @@ pub(in crate::cpu::x86_64) fn quantize(row: RoundRow<'_>) -> RoundedRow {
 /// The largest finite magnitude, and whether there is a NaN.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn largest(x: &[f32]) -> (f32, bool) {
-    let infinity = _mm512_set1_epi32(f32::INFINITY.to_bits() as i32);
+    const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
     let magnitude = _mm512_set1_epi32(i32::MAX);
-    let (mut finite, mut nan) = (_mm512_setzero_si512(), 0);
-    let mut i = 0;
-    while i < x.len() {
-        // SAFETY: the mask covers what is left.
-        let bits = unsafe { _mm512_maskz_loadu_epi32(mask(x.len() - i), x.as_ptr().add(i).cast()) };
-        // The bits of magnitudes are ordered as the magnitudes are.
-        let bits = _mm512_and_si512(bits, magnitude);
-        let is_finite = _mm512_cmplt_epu32_mask(bits, infinity);
-        finite = _mm512_mask_max_epu32(finite, is_finite, finite, bits);
-        nan |= _mm512_cmpgt_epu32_mask(bits, infinity);
-        i += 16;
+    // The bits of magnitudes are ordered as the magnitudes are.
+    let mut most = [_mm512_setzero_si512(); 4];
+    let (pieces, tail) = x.as_chunks::<PIECE_BYTES>();
+    for piece in pieces {
+        for i in 0..4 {
+            // SAFETY: 16 of 64 floats.
+            let bits = unsafe { _mm512_loadu_si512(piece.as_ptr().add(16 * i).cast()) };
+            most[i] = _mm512_max_epu32(most[i], _mm512_and_si512(bits, magnitude));
+        }
     }
-    (f32::from_bits(_mm512_reduce_max_epu32(finite)), nan != 0)
+    for tail in tail.chunks(16) {
+        // SAFETY: the mask covers what there is.
+        let bits = unsafe { _mm512_maskz_loadu_epi32(mask(tail.len()), tail.as_ptr().cast()) };
+        most[0] = _mm512_max_epu32(most[0], _mm512_and_si512(bits, magnitude));
+    }
+    let most = _mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3]));
+    let all = _mm512_reduce_max_epu32(most);
+    if all < INFINITY_BITS {
+        return (f32::from_bits(all), false);
+    }
+    let finite = x.iter().map(|x| x.abs().to_bits()).filter(|bits| *bits < INFINITY_BITS);
+    (f32::from_bits(finite.max().unwrap_or(0)), all > INFINITY_BITS)
 }
 
 /// Rounds a piece; the sum of its codes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn round(x: &[f32; PIECE_BYTES], inverse: f32, codes: &mut [i8; PIECE_BYTES]) -> i32 {
     let (inverse, most, least) = (_mm512_set1_ps(inverse), _mm512_set1_ps(127.0), _mm512_set1_ps(-127.0));
-    let mut sum = _mm512_setzero_si512();
-    for (x, codes) in x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0) {
-        // SAFETY: 16 floats, and 16 bytes.
-        unsafe {
-            // Of a NaN and another, the second one is the result: a NaN becomes the largest code.
-            let steps = _mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse), most);
-            let steps = _mm512_cvtps_epi32(_mm512_max_ps(steps, least));
-            sum = _mm512_add_epi32(sum, steps);
-            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(steps));
-        }
+    // Packing interleaves blocks of four words of its inputs; this puts them in order.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let mut steps = [_mm512_setzero_si512(); 4];
+    for i in 0..4 {
+        // SAFETY: 16 of 64 floats.
+        let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(16 * i)) };
+        // Of a NaN and another, the second one is the result: a NaN becomes the largest code.
+        let x = _mm512_min_ps(_mm512_mul_ps(x, inverse), most);
+        steps[i] = _mm512_cvtps_epi32(_mm512_max_ps(x, least));
     }
-    _mm512_reduce_add_epi32(sum)
+    let halves = [_mm512_packs_epi32(steps[0], steps[1]), _mm512_packs_epi32(steps[2], steps[3])];
+    let packed = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(halves[0], halves[1]));
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(codes.as_mut_ptr().cast(), packed) };
+    let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), packed);
+    _mm512_reduce_add_epi32(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
 }
 
 /// How four products of bytes are added to a sum of 32 bits.
@@ -262,42 +277,77 @@ unsafe fn multiply<D: Dot, const ROWS: usize, const PANELS: usize>(p: &RoundedPr
 ///
 /// As [`RoundedProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
 #[inline(always)]
-pub(in crate::cpu::x86_64) unsafe fn store(
-    p: &RoundedProduct,
-    r: usize,
-    x_scale: f32,
-    panel: usize,
-    half: usize,
-    sum: __m512i,
-) {
-    // SAFETY: scales are readable for whole panels.
+unsafe fn store(p: &RoundedProduct, r: usize, x_scale: f32, panel: usize, half: usize, sum: __m512i) {
+    // SAFETY: scales are readable for whole panels, and the caller's promise is passed on.
     unsafe {
         let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
         let scale = _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_loadu_ps(scales));
-        store_floats(p, r, panel, half, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+        let values = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+        Columns::new(p, panel, half).store(r, values, p.ending.activation);
     }
 }
 
-/// Writes sixteen finished sums of row `r` to `y`.
-///
-/// # Safety
-///
-/// As [`RoundedProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
-#[inline(always)]
-pub(in crate::cpu::x86_64) unsafe fn store_floats(
-    p: &RoundedProduct,
-    r: usize,
-    panel: usize,
-    half: usize,
-    mut sum: __m512,
-) {
-    let column = panel * PANEL_WIDTH + 16 * half;
-    let columns = mask(p.cols.saturating_sub(column));
-    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, and the mask covers exactly those.
-    unsafe {
-        if !p.bias.is_null() {
-            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)));
+/// Sixteen columns of a product's results.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::x86_64) struct Columns {
+    columns: __mmask16,
+    /// Of the first row; a row's is `y_stride` further.
+    y: *mut f32,
+    y_stride: usize,
+    bias: Option<__m512>,
+    /// Of the first row, unless null.
+    residual: *const f32,
+    residual_stride: usize,
+}
+
+impl Columns {
+    /// Those of half of a panel.
+    ///
+    /// # Safety
+    ///
+    /// As [`RoundedProduct`] says; the processor has AVX-512 F, BW, VL and DQ.
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn new(p: &RoundedProduct, panel: usize, half: usize) -> Self {
+        let column = panel * PANEL_WIDTH + 16 * half;
+        let columns = mask(p.cols.saturating_sub(column));
+        let residual = p.ending.residual;
+        Self {
+            columns,
+            y: p.y.wrapping_add(column),
+            y_stride: p.y_stride,
+            // SAFETY: the bias has `cols` elements, and the mask covers no more.
+            bias: (!p.bias.is_null())
+                .then(|| unsafe { _mm512_maskz_loadu_ps(columns, p.bias.wrapping_add(column)) }),
+            residual: if residual.is_null() { residual } else { residual.wrapping_add(column) },
+            residual_stride: p.ending.residual_stride,
         }
-        _mm512_mask_storeu_ps(p.y.wrapping_add(r * p.y_stride + column), columns, sum);
+    }
+
+    /// Writes scaled sums of row `r`, after the bias, an activation and the residual.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new), and `r` is below the number of rows.
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn store(
+        &self,
+        r: usize,
+        mut sum: __m512,
+        kind: Option<ActivationKind>,
+    ) {
+        // SAFETY: row `r` of `y` and of a residual has the columns that the mask covers.
+        unsafe {
+            if let Some(bias) = self.bias {
+                sum = _mm512_add_ps(sum, bias);
+            }
+            if let Some(kind) = kind {
+                sum = activation(kind, F32x16(sum)).0;
+            }
+            if !self.residual.is_null() {
+                let residual = self.residual.wrapping_add(r * self.residual_stride);
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(self.columns, residual));
+            }
+            _mm512_mask_storeu_ps(self.y.wrapping_add(r * self.y_stride), self.columns, sum);
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::cpu::vector::Vector;
 
 /// A `zmm` register of `f32`.
 #[derive(Clone, Copy)]
-pub(super) struct F32x16(__m512);
+pub(super) struct F32x16(pub(super) __m512);
 
 /// The first `n` of 16 lanes.
 #[inline(always)]

@@ -172,7 +172,15 @@ impl KernelBench {
                     let begin = Instant::now();
                     let x = Rows { data: &x, rows: m, cols: k, stride: k };
                     let y = RowsMut { data: &mut y, rows: m, cols: n };
-                    kernels.matmul(MatMul { x, rounding: InputRounding::None, w: &packed, bias: None, y })?;
+                    kernels.matmul(MatMul {
+                        x,
+                        rounding: InputRounding::None,
+                        w: &packed,
+                        bias: None,
+                        activation: None,
+                        residual: None,
+                        y,
+                    })?;
                     Ok(begin.elapsed().as_secs_f64())
                 };
                 let times = (0..20).map(|_| run()).collect::<Result<Vec<_>>>()?;

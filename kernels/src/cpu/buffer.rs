@@ -1,0 +1,46 @@
+//! Memory for activations.
+
+use std::ops::{Deref, DerefMut};
+
+use super::storage::Storage;
+
+/// Floats, zero to begin with, that start at a cache line, on huge pages when there are many.
+///
+/// Vectors of 64 bytes that do not start at a cache line are read and written in two pieces.
+pub struct Buffer {
+    storage: Storage,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        Self { storage: Storage::zeroed(len.saturating_mul(size_of::<f32>())), len }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(self.storage.bytes())[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(self.storage.bytes_mut())[..self.len]
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}
