@@ -1,5 +1,7 @@
 //! Weights as unsigned bytes.
 
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has a kernel"))]
+
 use crate::format::Codes;
 
 /// Weights of a block whose products with a digit are summed in 32 bits: each is below `2^15`.
