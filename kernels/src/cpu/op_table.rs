@@ -125,6 +125,7 @@ pub(super) struct RoundedKernels {
 
 /// The functions for products of bf16.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has them"))]
 pub(super) struct BrainKernels {
     pub(super) product: RoundedKernels,
     /// Element `i` of `out` becomes the bits of `a[i]` and, above them, of `b[i]`, rounded to bf16; zeros behind the ends of
