@@ -1,5 +1,7 @@
 //! Shapes that real models have, by name.
 
+use joulewise_kernels::format::Format;
+
 /// A linear layer's weights `[n, k]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearShape {
@@ -72,10 +74,12 @@ impl AttentionShape {
         4.0 * visible as f64 * (self.heads * self.head_dim) as f64
     }
 
-    /// Bytes of queries, keys, values and result, each once.
-    pub fn bytes(self) -> f64 {
-        let rows = 2 * self.tokens * self.heads + 2 * (self.kv_start + self.tokens) * self.kv_heads;
-        (rows * self.head_dim * size_of::<f32>()) as f64
+    /// Bytes of queries, keys, values and result, each once; keys and values in a cache of this format.
+    pub fn bytes(self, cache: Format) -> f64 {
+        let rows = 2 * self.tokens * self.heads;
+        let cached_rows = 2 * (self.kv_start + self.tokens) * self.kv_heads;
+        let cached_bytes = cache.spec().encoded_bytes(cached_rows, self.head_dim);
+        (rows * self.head_dim * size_of::<f32>() + cached_bytes) as f64
     }
 
     fn shrunk(self) -> Self {
@@ -127,6 +131,15 @@ const ATTENTIONS: &[AttentionShape] = &[
         kv_start: 1000,
         heads: 12,
         kv_heads: 12,
+        head_dim: 64,
+        causal: true,
+    },
+    AttentionShape {
+        name: "tinyllama_1b/decode_at_2000",
+        tokens: 1,
+        kv_start: 2000,
+        heads: 32,
+        kv_heads: 4,
         head_dim: 64,
         causal: true,
     },
@@ -210,6 +223,6 @@ mod tests {
         };
         assert_eq!(shape.flops(), 4.0 * (3 + 4 + 5) as f64);
         assert_eq!(AttentionShape { causal: false, ..shape }.flops(), 4.0 * 15.0);
-        assert_eq!(shape.bytes(), 4.0 * (2 * 3 + 2 * 5) as f64);
+        assert_eq!(shape.bytes(Format::F32), 4.0 * (2 * 3 + 2 * 5) as f64);
     }
 }

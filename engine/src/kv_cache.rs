@@ -2,7 +2,9 @@
 
 use std::any::Any;
 
-/// Sizes of a cache.
+use joulewise_kernels::format::Format;
+
+/// Sizes of a cache, and what it is kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     /// Layers with attention.
@@ -15,12 +17,14 @@ pub struct CacheShape {
     pub capacity: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// Format of the keys and values; one with scales has one per head and token.
+    pub format: Format,
 }
 
 impl CacheShape {
-    /// Elements of the keys of one layer.
-    pub fn layer_elements(&self) -> usize {
-        self.batch * self.kv_heads * self.capacity * self.head_dim
+    /// Bytes of the keys of one layer.
+    pub fn layer_bytes(&self) -> usize {
+        self.format.spec().encoded_bytes(self.batch * self.kv_heads * self.capacity, self.head_dim)
     }
 }
 

@@ -3,6 +3,7 @@
 //! A new operation is a new variant: the compiler then names every place that has to know it.
 
 use joulewise_kernels::args::{ActivationKind, NormKind};
+use joulewise_kernels::format::Format;
 
 use crate::weight::WeightId;
 
@@ -214,7 +215,8 @@ pub enum Op {
 
 /// Work and traffic of a step, counted from shapes, not measured.
 ///
-/// Bytes are compulsory traffic: every operand once, weights in their stored format, activations and cache in f32.
+/// Bytes are compulsory traffic: every operand once, weights in their stored format, the cache in its
+/// own, activations in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts two.
@@ -244,6 +246,8 @@ pub(crate) struct CostContext<'a> {
     pub(crate) weight_bytes: &'a dyn Fn(WeightId) -> usize,
     /// Stored bytes of one row of a table.
     pub(crate) row_bytes: &'a dyn Fn(WeightId) -> usize,
+    /// Format of the cache and elements of its heads, in programs that use one.
+    pub(crate) cache: Option<(Format, usize)>,
     /// Sequences of the batch.
     pub(crate) batch: usize,
     /// New tokens per sequence.
@@ -253,6 +257,14 @@ pub(crate) struct CostContext<'a> {
 }
 
 const F32_BYTES: f64 = 4.0;
+
+impl CostContext<'_> {
+    /// Bytes of so many keys and values, where they are in a cache and where they are not.
+    fn cached_bytes(&self, layer: Option<usize>, elements: f64) -> f64 {
+        let (format, head_dim) = layer.and(self.cache).unwrap_or((Format::F32, 1));
+        elements / head_dim as f64 * format.spec().encoded_bytes(1, head_dim) as f64
+    }
+}
 
 impl Op {
     /// The value this step writes; `None` for a cache write.
@@ -354,11 +366,12 @@ impl Op {
             }
             Op::Add { a, b, y } => streamed(written(y), elements(a) + elements(b), written(y)),
             Op::Rope { x, y, .. } => streamed(3.0 * written(y), 2.0 * elements(x), written(y)),
-            Op::CacheWrite { k, v, .. } => {
+            Op::CacheWrite { layer, k, v } => {
                 let moved = elements(k) + elements(v);
-                streamed(0.0, moved, moved)
+                let bytes_written = context.cached_bytes(Some(*layer), moved);
+                Cost { bytes_written, ..streamed(0.0, moved, 0.0) }
             }
-            Op::Attention { q, spec, y, .. } => {
+            Op::Attention { q, layer, spec, y, .. } => {
                 // Each query sees `kv_start + i + 1` keys when causal, all of them otherwise, at most a window.
                 let keys = context.kv_start + context.tokens;
                 let visible: f64 = (0..context.tokens)
@@ -369,7 +382,10 @@ impl Op {
                     .sum();
                 let pairs = context.batch as f64 * visible * spec.heads as f64;
                 let cache = (context.batch * keys * 2 * spec.kv_heads * spec.head_dim) as f64;
-                streamed(pairs * (4.0 * spec.head_dim as f64 + 8.0), elements(q) + cache, written(y))
+                let flops = pairs * (4.0 * spec.head_dim as f64 + 8.0);
+                let mut cost = streamed(flops, elements(q), written(y));
+                cost.bytes_read += context.cached_bytes(*layer, cache);
+                cost
             }
             Op::SelectRows { y, .. } => streamed(0.0, written(y), written(y)),
             Op::MeanPool { x, y } => streamed(elements(x), elements(x), written(y)),

@@ -84,6 +84,8 @@ pub struct Program {
     /// Value that stands for each value: itself, or the input of a selection that keeps everything.
     alias: Vec<ValueId>,
     weight_formats: Arc<[Format]>,
+    /// Of the cache that the program uses, if it does.
+    cache_format: Option<Format>,
     whole: [Cut; 1],
     blocks: Vec<Cut>,
     modules: Vec<Cut>,
@@ -94,7 +96,12 @@ pub struct Program {
 
 impl Program {
     /// Lowers a model. `weight_formats` has one entry per weight of the graph.
-    pub fn lower(graph: Arc<ModelGraph>, key: ProgramKey, weight_formats: Arc<[Format]>) -> Result<Program> {
+    pub fn lower(
+        graph: Arc<ModelGraph>,
+        key: ProgramKey,
+        weight_formats: Arc<[Format]>,
+        cache_format: Format,
+    ) -> Result<Program> {
         let mut alias: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
         let mut steps = Vec::with_capacity(graph.steps.len());
         for step in &graph.steps {
@@ -129,6 +136,7 @@ impl Program {
             arena,
             alias,
             weight_formats,
+            cache_format: (key.phase != Phase::Forward).then_some(cache_format),
             whole,
             blocks,
             modules,
@@ -185,6 +193,7 @@ impl Program {
             arena,
             alias: self.alias.clone(),
             weight_formats: self.weight_formats.clone(),
+            cache_format: self.cache_format,
             whole: [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }],
             blocks: Vec::new(),
             modules: Vec::new(),
@@ -285,6 +294,7 @@ impl Program {
                 WeightShape::Matrix { n, .. } => self.weight_bytes(weight) / n.max(1),
                 WeightShape::Vector { .. } => size_of::<f32>(),
             },
+            cache: self.cache_format.zip(self.graph.cache.map(|cache| cache.head_dim)),
             batch: self.key.batch,
             tokens: self.key.tokens,
             kv_start,

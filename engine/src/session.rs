@@ -28,6 +28,9 @@ pub use paused::PausedRun;
 pub struct SessionOptions<'a> {
     /// Tokens a sequence can grow to; `None`: what the model was trained for, at most 4096.
     pub context: Option<usize>,
+    /// Format of the key-value cache; `None`: that of the activations, `f32` on the CPU. A model without a cache has no
+    /// use for it.
+    pub cache_format: Option<Format>,
     /// Memory that may be used for weights; loading more is refused beforehand. `None`: unknown.
     pub available_bytes: Option<usize>,
     /// Told after each weight how many are done.
@@ -36,7 +39,7 @@ pub struct SessionOptions<'a> {
 
 impl Default for SessionOptions<'_> {
     fn default() -> Self {
-        SessionOptions { context: None, available_bytes: None, progress: &|_, _| {} }
+        SessionOptions { context: None, cache_format: None, available_bytes: None, progress: &|_, _| {} }
     }
 }
 
@@ -82,6 +85,9 @@ pub struct Session {
     model: Arc<dyn BackendModel>,
     device: String,
     weight_formats: Arc<[Format]>,
+    /// What was asked for.
+    wanted_cache_format: Option<Format>,
+    cache_format: Format,
     context: usize,
     /// Most recently used first: the first one is the program of the last run.
     prepared: Vec<Prepared>,
@@ -126,9 +132,12 @@ impl Session {
             None => positions.min(4096),
         };
         let model = backend.load(&graph, source, plan, context, options.progress)?;
+        let wanted_cache_format = options.cache_format.filter(|_| graph.cache.is_some());
         Ok(Session {
             device: backend.describe(),
             graph,
+            cache_format: model.cache_format(wanted_cache_format)?,
+            wanted_cache_format,
             model,
             weight_formats,
             context,
@@ -159,6 +168,17 @@ impl Session {
     /// Bytes of the weights as the device keeps them.
     pub fn weight_bytes(&self) -> usize {
         self.model.weight_bytes()
+    }
+
+    /// Format of the key-value cache; `None` for a model without one.
+    pub fn cache_format(&self) -> Option<Format> {
+        self.graph.cache.map(|_| self.cache_format)
+    }
+
+    /// Whether keys and values lose precision in the cache, so that a pass with it differs from one without.
+    pub fn rounds_cache(&self) -> bool {
+        self.graph.cache.is_some()
+            && self.model.cache_format(None).is_ok_and(|unrounded| unrounded != self.cache_format)
     }
 
     /// Bytes of the key-value cache, once there is one.
@@ -193,6 +213,14 @@ impl Session {
     /// [`EngineError::Unsupported`] for encoders, else as [`Session::forward`].
     pub fn prefill(&mut self, batch: &TokenBatch) -> Result<Output<'_>> {
         self.observed(&mut Unobserved).prefill(batch)
+    }
+
+    /// [`Session::prefill`] that keeps more; logits of padding stand behind those of the sequence.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_with(&mut self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'_>> {
+        self.observed(&mut Unobserved).prefill_with(batch, options)
     }
 
     /// Appends one token to every sequence: logits behind it `[batch, vocab]`.
@@ -312,7 +340,8 @@ impl Session {
             self.prepared[..=index].rotate_right(1);
             return Ok(());
         }
-        let program = Arc::new(Program::lower(self.graph.clone(), key, self.weight_formats.clone())?);
+        let (graph, weight_formats) = (self.graph.clone(), self.weight_formats.clone());
+        let program = Arc::new(Program::lower(graph, key, weight_formats, self.cache_format)?);
         self.prepared.truncate(PREPARED_PROGRAMS - 1);
         let executable = self.model.prepare(program.clone())?;
         self.prepared.insert(0, Prepared { program, executable });
@@ -457,6 +486,14 @@ impl<'s> Observed<'s, '_> {
     /// # Errors
     /// As there, and those of the observer.
     pub fn prefill(self, batch: &TokenBatch) -> Result<Output<'s>> {
+        self.prefill_with(batch, ForwardOptions::default())
+    }
+
+    /// See [`Session::prefill_with`].
+    ///
+    /// # Errors
+    /// As there, and those of the observer.
+    pub fn prefill_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
         let layout = session.graph.cache.ok_or_else(no_cache)?;
         if batch.tokens() > session.context {
@@ -469,6 +506,7 @@ impl<'s> Observed<'s, '_> {
             kv_heads: layout.kv_heads,
             capacity: session.context,
             head_dim: layout.head_dim,
+            format: session.cache_format,
         };
         if session.cache.as_ref().is_none_or(|cache| cache.shape != shape) {
             // The old cache goes first: both need not fit.
@@ -484,8 +522,8 @@ impl<'s> Observed<'s, '_> {
             phase: Phase::Prefill,
             batch: batch.batch(),
             tokens: batch.tokens(),
-            all_logits: false,
-            keep_hidden_states: false,
+            all_logits: options.all_logits,
+            keep_hidden_states: options.keep_hidden_states,
         })?;
         session.run(observer)?;
         if let Some(cache) = &mut session.cache {

@@ -1,10 +1,12 @@
 //! A session against itself: every way to compute the same thing must give the same thing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod tiny;
 
 use joulewise_engine::{
-    EngineError, ForwardOptions, Granularity, ModuleId, Observer, Program, Sampler, Sampling, Span,
-    StopReason, StopRule, Sweeps, TokenBatch, generate,
+    EngineError, Format, ForwardOptions, Granularity, ModuleId, Observer, Program, Sampler, Sampling,
+    Session, Span, StopReason, StopRule, Sweeps, TokenBatch, generate,
 };
 
 const PROMPT: [u32; 7] = [3, 14, 15, 9, 26, 5, 35];
@@ -66,6 +68,59 @@ fn a_sequence_can_be_cut_back_and_continued_otherwise() {
     session.decode(&[2]).unwrap();
     session.truncate(PROMPT.len());
     assert_eq!(session.decode(&[1]).unwrap().data, first);
+}
+
+/// Logits behind each token of the prompt but the first, through a cache, token by token and all at once.
+fn logits_through_cache(session: &mut Session) -> [Vec<f32>; 2] {
+    let mut single = session.prefill(&TokenBatch::single(&PROMPT[..2]).unwrap()).unwrap().data.to_vec();
+    for token in &PROMPT[2..] {
+        single.extend_from_slice(session.decode(&[*token]).unwrap().data);
+    }
+    let options = ForwardOptions { all_logits: true, ..Default::default() };
+    let all = session.prefill_with(&TokenBatch::single(&PROMPT).unwrap(), options).unwrap();
+    [single, all.data[tiny::VOCAB..].to_vec()]
+}
+
+#[test]
+fn a_cache_in_fewer_bits_is_as_close_as_its_format_and_smaller() {
+    let graph = tiny::decoder();
+    let mut exact = tiny::open(&graph);
+    let [expected, at_once] = logits_through_cache(&mut exact);
+    assert_close(&at_once, &expected);
+    assert!(!exact.rounds_cache() && exact.cache_format() == Some(Format::F32));
+    // Keys and values of two heads of 6 elements at 64 positions, in each layer.
+    let rows = 2 * 2 * 64 * tiny::LAYERS;
+    assert_eq!(exact.cache_bytes(), rows * 6 * 4);
+    let traffic = |session: &Session| {
+        let program = session.last_program().unwrap();
+        program.cost(0..program.steps().len(), 0)
+    };
+    let exact_cost = traffic(&exact);
+    for (format, row_bytes) in [(Format::F16, 6 * 2), (Format::Int8, 6 + 4)] {
+        let mut session = tiny::open_with_cache(&graph, Some(format)).unwrap();
+        // Keys and values of three layers are off by the format's NMSE each; what norms and softmax make of that stays
+        // below ten times it. And it is off: something was rounded.
+        let bound = 10.0 * 2.0 * tiny::LAYERS as f64 * format.spec().nmse_bound;
+        for logits in logits_through_cache(&mut session) {
+            let difference: f64 = logits.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
+            let nmse = difference / norm;
+            assert!(nmse > 1e-12 && nmse <= bound, "{format}: {nmse:e}, at most {bound:e}");
+        }
+        assert!(session.rounds_cache() && session.cache_format() == Some(format));
+        assert_eq!(session.cache_bytes(), rows * row_bytes);
+        // Seven tokens are written and read, two heads of keys and of values each, in every layer.
+        let cost = traffic(&session);
+        let saved = (7 * 2 * 2 * tiny::LAYERS * (6 * 4 - row_bytes)) as f64;
+        assert_eq!(cost.bytes_written, exact_cost.bytes_written - saved);
+        assert_eq!(cost.bytes_read, exact_cost.bytes_read - saved);
+        // A pass without a cache rounds nothing.
+        let batch = TokenBatch::single(&PROMPT).unwrap();
+        assert_eq!(session.forward(&batch).unwrap().data, exact.forward(&batch).unwrap().data);
+    }
+    let error = tiny::open_with_cache(&graph, Some(Format::Int4)).err().unwrap();
+    let expected = "a key-value cache on the CPU is kept in one of f32, f16, int8, not in int4";
+    assert!(error.to_string().contains(expected), "{error}");
 }
 
 /// Collects what it is shown.
@@ -139,7 +194,7 @@ fn replaying_any_module_leaves_the_result_of_the_program_unchanged() {
 fn modules_run_extra_times_leave_every_later_result_unchanged() {
     let graph = tiny::decoder();
     let mut session = tiny::open(&graph);
-    let decode_all = |session: &mut joulewise_engine::Session| -> Vec<Vec<f32>> {
+    let decode_all = |session: &mut Session| -> Vec<Vec<f32>> {
         [4, 8, 15].iter().map(|token| session.decode(&[*token]).unwrap().data.to_vec()).collect()
     };
     let in_every_layer = |name: &str| -> Vec<ModuleId> {

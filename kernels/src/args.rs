@@ -3,7 +3,7 @@
 //! Everywhere `m` counts rows (tokens), `n` output features, `k` input features; activations are `f32`,
 //! row-major, `x [m, k]`, `w [n, k]`, `y [m, n] = x w^T`.
 
-use crate::cpu::PackedMatrix;
+use crate::cpu::{HeadCache, PackedMatrix};
 
 /// A read-only matrix `[rows, cols]` inside a larger buffer: row `r` starts at `data[r * stride]`.
 ///
@@ -184,11 +184,8 @@ pub struct Rope<'a> {
     pub y: RowsMut<'a>,
 }
 
-/// Keys or values as attention reads them: element `d` of token `t`, head `h`, sequence `b` is
+/// Keys or values in `f32`: element `d` of token `t`, head `h`, sequence `b` is
 /// `data[b * batch_stride + h * head_stride + t * token_stride + d]`.
-///
-/// Covers both a projection's output (`[batch * tokens, heads * head_dim]`) and a cache
-/// (`[batch, heads, capacity, head_dim]`).
 #[derive(Clone, Copy, Debug)]
 pub struct HeadsView<'a> {
     /// Elements, starting at sequence 0, head 0, token 0.
@@ -199,6 +196,47 @@ pub struct HeadsView<'a> {
     pub head_stride: usize,
     /// Elements from one token to the next.
     pub token_stride: usize,
+}
+
+/// Keys or values as attention reads them.
+#[derive(Clone, Copy, Debug)]
+pub enum Heads<'a> {
+    /// A projection's output `[batch * tokens, heads * head_dim]`, or any other place in memory.
+    Strided(HeadsView<'a>),
+    /// A cache.
+    Cached(&'a HeadCache),
+}
+
+impl<'a> From<HeadsView<'a>> for Heads<'a> {
+    fn from(view: HeadsView<'a>) -> Self {
+        Self::Strided(view)
+    }
+}
+
+impl<'a> From<&'a HeadCache> for Heads<'a> {
+    fn from(cache: &'a HeadCache) -> Self {
+        Self::Cached(cache)
+    }
+}
+
+/// Sizes of a [`HeadCache`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadsShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Key-value heads.
+    pub heads: usize,
+    /// Tokens a sequence can hold.
+    pub capacity: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+impl HeadsShape {
+    /// Rows of `head_dim` elements, or `usize::MAX`.
+    pub fn rows(&self) -> usize {
+        self.batch.saturating_mul(self.heads).saturating_mul(self.capacity)
+    }
 }
 
 /// `y = softmax(scale q k^T + bias, masked) v`, head by head (Vaswani et al. 2017).
@@ -212,9 +250,9 @@ pub struct Attention<'a> {
     /// Queries `[batch * tokens, heads * head_dim]`.
     pub q: Rows<'a>,
     /// Keys.
-    pub k: HeadsView<'a>,
+    pub k: Heads<'a>,
     /// Values.
-    pub v: HeadsView<'a>,
+    pub v: Heads<'a>,
     /// Sequences.
     pub batch: usize,
     /// Queries per sequence.
@@ -263,26 +301,18 @@ pub struct Mask<'a> {
     pub stride: usize,
 }
 
-/// Copies new keys or values `[batch * tokens, kv_heads * head_dim]` into a cache `[batch, kv_heads, capacity, head_dim]`
-/// at token `kv_start[b] + i`.
+/// Stores new keys or values `[batch * tokens, heads * head_dim]` in a cache at token `kv_start[b] + i`, rounded to its
+/// format.
 #[derive(Debug)]
 pub struct CacheWrite<'a> {
-    /// New rows.
+    /// New rows, sequence by sequence.
     pub x: Rows<'a>,
-    /// Sequences.
-    pub batch: usize,
     /// New tokens per sequence.
     pub tokens: usize,
-    /// Heads in a row.
-    pub kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Tokens the cache can hold per sequence.
-    pub capacity: usize,
-    /// Where each sequence continues `[batch]`.
+    /// Where each sequence of the cache continues `[batch]`.
     pub kv_start: &'a [u32],
     /// The cache.
-    pub cache: &'a mut [f32],
+    pub cache: &'a mut HeadCache,
 }
 
 /// Mean over the visible tokens of each sequence: `x [batch * tokens, k]` to `y [batch, k]`.

@@ -108,11 +108,14 @@ pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
             } else {
                 format!("{} against {}", a.model.name, b.model.name)
             };
-            let precisions = if a.model.precision == b.model.precision {
-                a.model.precision.clone()
-            } else {
-                format!("{} against {}", a.model.precision, b.model.precision)
-            };
+            let [precision, other] = [&a.model, &b.model].map(|model| match &model.cache_format {
+                Some(cache) if a.model.cache_format != b.model.cache_format => {
+                    format!("{}, {cache} cache", model.precision)
+                }
+                _ => model.precision.clone(),
+            });
+            let precisions =
+                if precision == other { precision } else { format!("{precision} against {other}") };
             let shape = format!("batch {}, {} tokens", old.batch, old.tokens);
             let name = format!("{model} {} ({precisions}, {shape})", old.name);
             if old.attribution != new.attribution {

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use joulewise_kernels::args::{
-    Activate, Add, Attention, AttentionProducts, CacheWrite, Embed, Gate, HeadsView, InputRounding, Mask,
-    MatMul, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
+    Activate, Add, Attention, AttentionProducts, CacheWrite, Embed, Gate, Heads, HeadsShape, HeadsView,
+    InputRounding, Mask, MatMul, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
 };
-use joulewise_kernels::cpu::{Buffer, CpuKernels, PackedMatrix, ThreadPool};
+use joulewise_kernels::cpu::{Buffer, CpuKernels, HeadCache, PackedMatrix, ThreadPool};
 use joulewise_kernels::format::Format;
 
 use super::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
@@ -185,13 +185,21 @@ impl BackendModel for CpuModel {
         }))))
     }
 
+    fn cache_format(&self, wanted: Option<Format>) -> Result<Format> {
+        let format = wanted.unwrap_or(Format::F32);
+        if HeadCache::FORMATS.contains(&format) {
+            return Ok(format);
+        }
+        let known = HeadCache::FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+        let message = format!("a key-value cache on the CPU is kept in one of {known}, not in {format}");
+        Err(EngineError::Unsupported(message))
+    }
+
     fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
-        let layer = || vec![0.0; shape.layer_elements()];
-        Ok(Box::new(CpuCache {
-            shape,
-            keys: (0..shape.layers).map(|_| layer()).collect(),
-            values: (0..shape.layers).map(|_| layer()).collect(),
-        }))
+        let CacheShape { layers, batch, kv_heads, capacity, head_dim, format } = shape;
+        let heads = HeadsShape { batch, heads: kv_heads, capacity, head_dim };
+        let layer = || Ok((HeadCache::zeroed(format, heads)?, HeadCache::zeroed(format, heads)?));
+        Ok(Box::new(CpuCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()? }))
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
@@ -212,16 +220,14 @@ impl BackendModel for CpuModel {
     }
 }
 
-/// Keys and values in f32, `[batch, kv_heads, capacity, head_dim]` per layer.
+/// Keys and values of each layer.
 struct CpuCache {
-    shape: CacheShape,
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+    layers: Vec<(HeadCache, HeadCache)>,
 }
 
 impl CacheMemory for CpuCache {
     fn size_bytes(&self) -> usize {
-        2 * self.shape.layers * self.shape.layer_elements() * size_of::<f32>()
+        self.layers.iter().map(|(keys, values)| keys.size_bytes() + values.size_bytes()).sum()
     }
 }
 
@@ -332,18 +338,14 @@ impl CpuExecutable {
         let (Op::CacheWrite { layer, k, v }, Some(cache)) = (op, cache) else {
             return Err(EngineError::Unsupported("this program needs a cache".to_owned()));
         };
-        let key = self.program.key();
-        let CacheShape { kv_heads, capacity, head_dim, .. } = cache.shape;
-        for (operand, memory) in [(k, &mut cache.keys[*layer]), (v, &mut cache.values[*layer])] {
+        let (tokens, kv_start) = (self.program.key().tokens, inputs.kv_start.as_slice());
+        let (keys, values) = &mut cache.layers[*layer];
+        for (operand, cache) in [(k, keys), (v, values)] {
             self.tables.kernels.cache_write(CacheWrite {
                 x: self.rows(operand)?,
-                batch: key.batch,
-                tokens: key.tokens,
-                kv_heads,
-                head_dim,
-                capacity,
-                kv_start: &inputs.kv_start,
-                cache: memory,
+                tokens,
+                kv_start,
+                cache,
             })?;
         }
         Ok(())
@@ -432,18 +434,12 @@ impl CpuExecutable {
                 })?;
             }
             Op::Attention { q, k, v, layer, spec, .. } => {
-                let (k, v) = match (layer, cache) {
+                let (k, v): (Heads<'_>, Heads<'_>) = match (layer, cache) {
                     (Some(layer), Some(cache)) => {
-                        let CacheShape { kv_heads, capacity, head_dim, .. } = cache.shape;
-                        let view = |data| HeadsView {
-                            data,
-                            batch_stride: kv_heads * capacity * head_dim,
-                            head_stride: capacity * head_dim,
-                            token_stride: head_dim,
-                        };
-                        (view(&cache.keys[*layer][..]), view(&cache.values[*layer][..]))
+                        let (keys, values) = &cache.layers[*layer];
+                        (keys.into(), values.into())
                     }
-                    _ => (self.heads(k, spec.head_dim)?, self.heads(v, spec.head_dim)?),
+                    _ => (self.heads(k, spec.head_dim)?.into(), self.heads(v, spec.head_dim)?.into()),
                 };
                 kernels.attention(Attention {
                     q: self.rows(q)?,

@@ -6,6 +6,8 @@ pub(crate) mod cuda;
 use std::ops::Range;
 use std::sync::Arc;
 
+use joulewise_kernels::format::Format;
+
 use crate::error::Result;
 use crate::graph::ModelGraph;
 use crate::kv_cache::{CacheMemory, CacheShape};
@@ -56,7 +58,13 @@ pub trait BackendModel: Send + Sync {
         weights: &[WeightId],
     ) -> Result<Arc<dyn BackendModel>>;
 
-    /// Memory for keys and values.
+    /// The format that a cache is kept in when `wanted` is asked for; `None`: that of the activations.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Unsupported`] for a format that this device does not keep caches in.
+    fn cache_format(&self, wanted: Option<Format>) -> Result<Format>;
+
+    /// Memory for keys and values, in a format that [`BackendModel::cache_format`] gave.
     ///
     /// # Errors
     /// When the device has no room for it.

@@ -83,8 +83,10 @@ impl Session {
         let model = self.model.reload(&self.graph, source, plan, &changed)?;
         Ok(Session {
             graph: self.graph.clone(),
-            model,
             device: self.device.clone(),
+            cache_format: model.cache_format(self.wanted_cache_format)?,
+            wanted_cache_format: self.wanted_cache_format,
+            model,
             weight_formats,
             context: self.context,
             prepared: Vec::new(),

@@ -82,7 +82,12 @@ pub(crate) fn decoder() -> Arc<ModelGraph> {
 }
 
 pub(crate) fn open(graph: &Arc<ModelGraph>) -> Session {
+    open_with_cache(graph, None).unwrap()
+}
+
+pub(crate) fn open_with_cache(graph: &Arc<ModelGraph>, cache_format: Option<Format>) -> Result<Session> {
     let source = RandomWeights(graph.clone());
-    let plan = Strategy::Fp32.into();
-    Session::open(&CpuBackend::new(2), graph.clone(), &source, &plan, SessionOptions::default()).unwrap()
+    let mut options = SessionOptions::default();
+    options.cache_format = cache_format;
+    Session::open(&CpuBackend::new(2), graph.clone(), &source, &Strategy::Fp32.into(), options)
 }

@@ -11,6 +11,7 @@ mod aarch64;
 mod buffer;
 mod check;
 mod grid;
+mod head_cache;
 mod op_table;
 mod ops;
 mod output;
@@ -36,6 +37,7 @@ use crate::args::{
 use crate::error::Result;
 use crate::format::{EncodedMatrix, Format};
 pub use buffer::Buffer;
+pub use head_cache::HeadCache;
 use op_table::OpTable;
 pub use packed::{PackedMatrix, ReadRows};
 pub use thread_pool::ThreadPool;
@@ -223,7 +225,7 @@ impl CpuKernels {
         ops::attention::run(self, args)
     }
 
-    /// Copies new keys or values into a cache.
+    /// Rounds new keys or values to the format of a cache and stores them.
     pub fn cache_write(&self, args: CacheWrite<'_>) -> Result<()> {
         ops::rows::cache_write(self, args)
     }

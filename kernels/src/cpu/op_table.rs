@@ -49,10 +49,12 @@ pub(super) struct OpTable {
     pub(super) argmax: unsafe fn(x: &[f32]) -> usize,
     /// The exponentials of attention scores; see [`Scores`]. Returns the new maximum and the sum.
     pub(super) exponentials: unsafe fn(Scores<'_>) -> (f32, f32),
-    /// `scores[j] = q . keys[j]`.
+    /// `scores[j] = q . keys[j]`, without the scales of the keys.
     pub(super) dots: unsafe fn(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]),
-    /// `y += sum over j of weights[j] * values[j]`.
+    /// `y += sum over j of weights[j] * values[j]`, without the scales of the values.
     pub(super) weighted_sum: unsafe fn(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]),
+    /// Rows of `d` elements, scales applied, to `out [rows, d]`.
+    pub(super) widen_rows: unsafe fn(rows: TokenRows<'_>, d: usize, out: &mut [f32]),
 }
 
 impl std::fmt::Debug for OpTable {
@@ -335,19 +337,65 @@ pub(super) struct RopeHead<'a> {
     pub(super) y: &'a mut [f32],
 }
 
-/// Keys or values of one head: row `j` is `data[j * stride ..]`.
+/// Keys or values of one head: row `j` is `data[j * stride ..]`, times `scales[j]` where there are scales.
 #[derive(Clone, Copy)]
 pub(super) struct TokenRows<'a> {
+    pub(super) data: TokenData<'a>,
+    pub(super) stride: usize,
+    pub(super) scales: Option<&'a [f32]>,
+}
+
+/// Elements of keys or values.
+#[derive(Clone, Copy)]
+pub(super) enum TokenData<'a> {
+    F32(&'a [f32]),
+    /// The bits of IEEE halves.
+    F16(&'a [u16]),
+    Int8(&'a [i8]),
+}
+
+/// Keys or values of one head in `f32`: row `j` is `data[j * stride ..]`.
+#[derive(Clone, Copy)]
+pub(super) struct FloatRows<'a> {
     pub(super) data: &'a [f32],
     pub(super) stride: usize,
 }
 
-impl TokenRows<'_> {
+impl<'a> From<FloatRows<'a>> for TokenRows<'a> {
+    fn from(FloatRows { data, stride }: FloatRows<'a>) -> Self {
+        Self { data: TokenData::F32(data), stride, scales: None }
+    }
+}
+
+impl<'a> TokenRows<'a> {
+    /// The rows from row `first` on.
+    pub(super) fn skip(&self, first: usize) -> Self {
+        let start = first * self.stride;
+        let data = match self.data {
+            TokenData::F32(data) => TokenData::F32(&data[start..]),
+            TokenData::F16(data) => TokenData::F16(&data[start..]),
+            TokenData::Int8(data) => TokenData::Int8(&data[start..]),
+        };
+        Self { data, stride: self.stride, scales: self.scales.map(|scales| &scales[first..]) }
+    }
+
+    /// Multiplies one value of each row by the row's scale.
+    pub(super) fn scale(&self, values: &mut [f32]) {
+        for (value, scale) in values.iter_mut().zip(self.scales.unwrap_or_default()) {
+            *value *= scale;
+        }
+    }
+
     /// Panics unless there are `rows` rows of `cols` elements.
     #[inline(always)]
     pub(super) fn assert_holds(&self, rows: usize, cols: usize) {
+        let len = match self.data {
+            TokenData::F32(data) => data.len(),
+            TokenData::F16(data) => data.len(),
+            TokenData::Int8(data) => data.len(),
+        };
         let last = rows.saturating_sub(1).saturating_mul(self.stride);
-        assert!(rows == 0 || last.saturating_add(cols) <= self.data.len(), "rows of keys or values");
+        assert!(rows == 0 || last.saturating_add(cols) <= len, "rows of keys or values");
     }
 }
 

@@ -4,19 +4,24 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A mutable slice that can be handed to tasks which promise not to overlap.
-pub(super) struct Output<'a> {
-    data: *mut f32,
+pub(super) struct Output<'a, T = f32> {
+    data: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the only ways to the data are `range` and `pointer`, whose callers promise that no two threads touch the
-// same element; `f32` itself may be used from any thread.
-unsafe impl Sync for Output<'_> {}
+// same element; the elements themselves may be used from any thread.
+unsafe impl<T: Send + Sync> Sync for Output<'_, T> {}
 
-impl<'a> Output<'a> {
-    pub(super) fn new(data: &'a mut [f32]) -> Self {
+impl<'a, T> Output<'a, T> {
+    pub(super) fn new(data: &'a mut [T]) -> Self {
         Self { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
+    }
+
+    /// Whether there is no element.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The elements of `range`.
@@ -29,7 +34,7 @@ impl<'a> Output<'a> {
     ///
     /// While the slice lives, nobody else reads or writes an element of the range.
     #[allow(clippy::mut_from_ref, reason = "the caller promises that ranges do not overlap")]
-    pub(super) unsafe fn range(&self, range: Range<usize>) -> &mut [f32] {
+    pub(super) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "range of an output");
         // SAFETY: the range lies inside the slice borrowed for `'a` (checked above), and by the caller's promise
         // nobody else touches it.
@@ -37,7 +42,7 @@ impl<'a> Output<'a> {
     }
 
     /// The first element; valid for reads and writes of `len` elements under the promise of [`range`](Self::range).
-    pub(super) fn pointer(&self) -> *mut f32 {
+    pub(super) fn pointer(&self) -> *mut T {
         self.data
     }
 }

@@ -8,6 +8,9 @@ use memmap2::MmapMut;
 /// From this size on memory is mapped by itself; a huge page is as large.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// From this size on memory that is written bit by bit is mapped by itself.
+const PAGE_BYTES: usize = 4096;
+
 /// A cache line; makes small storage aligned.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -34,6 +37,20 @@ impl Storage {
             let _ = map.advise(memmap2::Advice::HugePage);
             return Self(Memory::Map(map, size));
         }
+        Self::lines(size)
+    }
+
+    /// The same where parts may never be written: they take no memory until they are.
+    pub(super) fn sparse(size: usize) -> Self {
+        if size >= PAGE_BYTES
+            && let Ok(map) = MmapMut::map_anon(size)
+        {
+            return Self(Memory::Map(map, size));
+        }
+        Self::lines(size)
+    }
+
+    fn lines(size: usize) -> Self {
         // A heap that has no room ends the process, as it does for every vector.
         Self(Memory::Lines(bytemuck::allocation::zeroed_vec(size.div_ceil(size_of::<Line>()))))
     }
@@ -56,7 +73,7 @@ impl Storage {
 impl Clone for Storage {
     fn clone(&self) -> Self {
         let mut copy = Self::zeroed(self.bytes().len());
-        copy.bytes_mut().copy_from_slice(self.bytes());
+        copy.bytes_mut()[..self.bytes().len()].copy_from_slice(self.bytes());
         copy
     }
 }
@@ -68,10 +85,11 @@ mod tests {
     #[test]
     fn small_and_large_storage_is_zero_and_aligned() {
         for size in [0, 1, 64, 100, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 77] {
-            let storage = Storage::zeroed(size);
-            let bytes = storage.bytes();
-            assert!(bytes.len() >= size && bytes.iter().all(|byte| *byte == 0));
-            assert_eq!(bytes.as_ptr().align_offset(64), 0, "{size}");
+            for storage in [Storage::zeroed(size), Storage::sparse(size)] {
+                let bytes = storage.bytes();
+                assert!(bytes.len() >= size && bytes.iter().all(|byte| *byte == 0));
+                assert_eq!(bytes.as_ptr().align_offset(64), 0, "{size}");
+            }
         }
     }
 }

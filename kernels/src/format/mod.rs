@@ -130,7 +130,7 @@ pub struct FormatSpec {
     /// The scale of the whole matrix, from its largest magnitude; 1 unless the format has one.
     tensor_scale: fn(amax: f32) -> f32,
     /// Codes and scales of one row; `codes` and `scales` are zero before.
-    encode_row: fn(values: &[f32], layout: RowLayout, codes: &mut [u8], scales: &mut [u8]),
+    pub(crate) encode_row: fn(values: &[f32], layout: RowLayout, codes: &mut [u8], scales: &mut [u8]),
     /// The reverse.
     pub(crate) decode_row: fn(codes: &[u8], scales: &[u8], layout: RowLayout, out: &mut [f32]),
 }
@@ -296,7 +296,10 @@ pub fn bytes_to_f32(format: Format, bytes: &[u8], out: &mut [f32]) -> Result<()>
 
 /// The largest finite magnitude; NaN and infinities are left out, so that one bad weight does not spoil its block.
 pub(crate) fn largest(values: &[f32]) -> f32 {
-    values.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)
+    // The bits of magnitudes are ordered as the magnitudes are, and compilers find the maximum of integers in vectors.
+    let magnitude = |value: &f32| value.abs().to_bits();
+    let finite = |bits: u32| if bits < f32::INFINITY.to_bits() { bits } else { 0 };
+    f32::from_bits(values.iter().map(|value| finite(magnitude(value))).fold(0, u32::max))
 }
 
 /// What maps the largest magnitude of a row to `max`.

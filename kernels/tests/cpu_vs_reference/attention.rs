@@ -1,7 +1,9 @@
-//! Attention: head sizes, grouped queries, masks of every kind, prefill and decode, both layouts of keys.
+//! Attention: head sizes, grouped queries, masks of every kind, prefill and decode, both layouts of keys, caches in every
+//! format.
 
-use joulewise_kernels::args::{Attention, AttentionProducts, HeadsView, Mask, RowsMut};
-use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
+use joulewise_kernels::args::{Attention, AttentionProducts, Heads, HeadsShape, HeadsView, Mask, RowsMut};
+use joulewise_kernels::cpu::{CpuKernels, HeadCache, Isa, ThreadPool};
+use joulewise_kernels::format::Format;
 use joulewise_kernels::reference;
 
 use crate::{EPSILON, Matrix, Random, assert_close, kernels};
@@ -27,6 +29,8 @@ struct Case {
     batch_stride: usize,
     head_stride: usize,
     token_stride: usize,
+    /// The same keys and values in a cache; `None`: attention reads them where they are.
+    caches: Option<[HeadCache; 2]>,
 }
 
 impl Case {
@@ -70,21 +74,36 @@ impl Case {
             batch_stride,
             head_stride,
             token_stride,
+            caches: None,
         }
     }
 
-    fn view<'a>(&self, data: &'a [f32]) -> HeadsView<'a> {
+    /// The same with keys and values in caches of these formats; they have to lie as in a cache.
+    fn cached(mut self, formats: [Format; 2]) -> Self {
+        let Self { batch, kv_heads, head_dim, .. } = self;
+        let shape = HeadsShape { batch, heads: kv_heads, capacity: self.head_stride / head_dim, head_dim };
+        let cache = |format, values: &[f32]| HeadCache::encode(format, shape, values).unwrap();
+        self.caches = Some([cache(formats[0], &self.k), cache(formats[1], &self.v)]);
+        self
+    }
+
+    fn heads(&self) -> [Heads<'_>; 2] {
         let Self { batch_stride, head_stride, token_stride, .. } = *self;
-        HeadsView { data, batch_stride, head_stride, token_stride }
+        let view = |data| HeadsView { data, batch_stride, head_stride, token_stride }.into();
+        match &self.caches {
+            Some([k, v]) => [k.into(), v.into()],
+            None => [view(&self.k), view(&self.v)],
+        }
     }
 
     fn args<'a>(&'a self, y: &'a mut [f32]) -> Attention<'a> {
         let (rows, cols) = (self.batch * self.tokens, self.heads * self.head_dim);
+        let [k, v] = self.heads();
         let q = Matrix { data: self.q.clone(), rows, cols, stride: self.q_stride }.view().data.len();
         Attention {
             q: joulewise_kernels::args::Rows { data: &self.q[..q], rows, cols, stride: self.q_stride },
-            k: self.view(&self.k),
-            v: self.view(&self.v),
+            k,
+            v,
             batch: self.batch,
             tokens: self.tokens,
             heads: self.heads,
@@ -110,9 +129,10 @@ impl Case {
     fn describe(&self) -> String {
         let Self { batch, tokens, heads, kv_heads, head_dim, kv_start, causal, window, .. } = self;
         let (mask, alibi) = (self.mask.is_some(), self.alibi_slopes.is_some());
+        let formats = self.caches.as_ref().map(|caches| caches.each_ref().map(HeadCache::format));
         format!(
-            "batch={batch} tokens={tokens} heads={heads}/{kv_heads} head_dim={head_dim} start={kv_start:?} \
-             causal={causal} window={window:?} mask={mask} alibi={alibi} {:?}",
+            "cache={formats:?} batch={batch} tokens={tokens} heads={heads}/{kv_heads} head_dim={head_dim} \
+             start={kv_start:?} causal={causal} window={window:?} mask={mask} alibi={alibi} {:?}",
             self.products
         )
     }
@@ -126,13 +146,17 @@ impl Case {
     ///
     /// Rounded to bf16, a query and a key are off by 2^-9 each: a score by 2^-8 of its sum of magnitudes, and so is the
     /// common maximum; and then a weight and a value by 2^-9 each.
+    ///
+    /// The elements of a cache are compared as they were rounded; halves widen exactly. Where rows have a scale, it is
+    /// multiplied onto every element here and onto a whole score or weight there (or once on widening), one rounding on
+    /// either side; and rounded elements exceed 1 by less than a rounding.
     fn tolerance(&self, isa: Isa) -> f64 {
         let d = self.head_dim as f64;
         let keys = f64::from(*self.kv_start.iter().max().unwrap()) + self.tokens as f64;
         let alibi = if self.alibi_slopes.is_some() { keys } else { 0.0 };
         let range = 2.0 * (d.sqrt() + alibi);
-        let score = (d + 3.0) * d.sqrt() + 2.0 * (d.sqrt() + alibi);
-        let floats = EPSILON * (2.0 * score + range + 4.0 + 2.0 * (keys + 4.0));
+        let score = (d + 6.0) * d.sqrt() + 2.0 * (d.sqrt() + alibi);
+        let floats = EPSILON * (2.0 * score + range + 7.0 + 2.0 * (keys + 4.0));
         match (isa, self.products) {
             (Isa::Amx, AttentionProducts::Bf16) => floats + (2.0 * d.sqrt() / 256.0).exp_m1() + 1.01 / 256.0,
             _ => floats,
@@ -186,6 +210,33 @@ fn decode_matches() {
     }
 }
 
+/// Keys and values in the same format, and each of them in each.
+const CACHES: [[Format; 2]; 5] = [
+    [Format::F32, Format::F32],
+    [Format::F16, Format::F16],
+    [Format::Int8, Format::Int8],
+    [Format::F16, Format::Int8],
+    [Format::Int8, Format::F32],
+];
+
+/// Prompts behind a prefix, few queries of a group and single ones, in every format of a cache.
+#[test]
+fn caches_match() {
+    for kernels in kernels() {
+        let mut random = Random(45);
+        for formats in CACHES {
+            for head_dim in [1, 8, 16, 26, 33, 64, 80, 128, 256] {
+                for (tokens, past) in [(1, 0), (1, 30), (1, 1200), (2, 90), (5, 700), (40, 150)] {
+                    let (batch, tokens) =
+                        (1 + random.below(2), 1.max(tokens - random.below(3).min(tokens - 1)));
+                    let past = past.max(1);
+                    Case::new(&mut random, batch, tokens, past, head_dim).cached(formats).check(&kernels);
+                }
+            }
+        }
+    }
+}
+
 /// The same bits on any number of threads.
 #[test]
 fn threads_do_not_matter() {
@@ -195,9 +246,12 @@ fn threads_do_not_matter() {
         let mut random = Random(43);
         for (tokens, past) in [(1, 3000), (90, 0), (7, 1000)] {
             let case = Case::new(&mut random, 1, tokens, past, 64);
-            let y = case.run(&kernels);
-            assert_eq!(y, case.run(&alone), "{}", case.describe());
-            assert_eq!(y, case.run(&three), "{}", case.describe());
+            let cached = CACHES.iter().filter(|_| past > 0).map(|formats| case.clone().cached(*formats));
+            for case in cached.chain([case.clone()]) {
+                let y = case.run(&kernels);
+                assert_eq!(y, case.run(&alone), "{}", case.describe());
+                assert_eq!(y, case.run(&three), "{}", case.describe());
+            }
         }
     }
 }

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 
 use joulewise_kernels::KernelError;
 use joulewise_kernels::args::{
-    Attention, AttentionProducts, CacheWrite, Embed, HeadsView, InputRounding, Mask, MatMul, MeanPool, Norm,
-    NormKind, Rope, Rows, RowsMut, SelectRows,
+    Attention, AttentionProducts, CacheWrite, Embed, HeadsShape, HeadsView, InputRounding, Mask, MatMul,
+    MeanPool, Norm, NormKind, Rope, Rows, RowsMut, SelectRows,
 };
+use joulewise_kernels::cpu::HeadCache;
 use joulewise_kernels::format::Format;
 use proptest::prelude::*;
 
@@ -37,7 +38,9 @@ proptest! {
             let mask = Mask { visible: &[1; 9], stride: d };
             let _ = kernels.mean_pool(MeanPool { x, batch: a, tokens: b, mask: Some(mask), y: RowsMut { data: &mut y, rows: a, cols: c } });
             let _ = kernels.rope(Rope { x, heads: a, head_dim: b, cos: &DATA[..c.min(9)], sin: &DATA[..c.min(9)], rotary: d, positions: &ids, y: RowsMut { data: &mut y, rows: x.rows, cols: x.cols } });
-            let _ = kernels.cache_write(CacheWrite { x, batch: a, tokens: b, kv_heads: c, head_dim: d, capacity: 3, kv_start: &ids, cache: &mut y });
+            let shape = HeadsShape { batch: a.min(4), heads: c.min(4), capacity: 3, head_dim: d.min(4) };
+            let mut cache = HeadCache::zeroed(Format::Int8, shape).unwrap();
+            let _ = kernels.cache_write(CacheWrite { x, tokens: b, kv_start: &ids, cache: &mut cache });
         }
     }
 
@@ -57,10 +60,14 @@ proptest! {
         for kernels in kernels() {
             let mut y = [0.0; 40];
             let view = HeadsView { data: &DATA, batch_stride, head_stride, token_stride };
-            let _ = kernels.attention(Attention {
-                q, k: view, v: view, batch, tokens, heads, kv_heads, head_dim, kv_start: &kv_start, scale: 1.0, causal, window,
-                alibi_slopes: None, mask: Some(Mask { visible: &[1; 30], stride: 7 }), products: AttentionProducts::F32, y: RowsMut { data: &mut y, rows: q.rows, cols: q.cols },
-            });
+            let shape = HeadsShape { batch: batch_stride.min(4), heads: head_stride.min(4), capacity: token_stride.min(7), head_dim: head_dim.min(4) };
+            let cache = HeadCache::zeroed(Format::F16, shape).unwrap();
+            for (k, v) in [(view.into(), view.into()), ((&cache).into(), (&cache).into()), (view.into(), (&cache).into())] {
+                let _ = kernels.attention(Attention {
+                    q, k, v, batch, tokens, heads, kv_heads, head_dim, kv_start: &kv_start, scale: 1.0, causal, window,
+                    alibi_slopes: None, mask: Some(Mask { visible: &[1; 30], stride: 7 }), products: AttentionProducts::F32, y: RowsMut { data: &mut y, rows: q.rows, cols: q.cols },
+                });
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Means and copies of rows, and the cache.
 
-use joulewise_kernels::args::{CacheWrite, Mask, MeanPool, RowsMut, SelectRows};
+use joulewise_kernels::args::{CacheWrite, HeadsShape, Mask, MeanPool, RowsMut, SelectRows};
+use joulewise_kernels::cpu::HeadCache;
 use joulewise_kernels::reference;
 
 use crate::{EPSILON, Random, assert_close, kernels};
@@ -45,20 +46,15 @@ fn select_rows_and_cache_write_match() {
             let x = random.matrix(batch * tokens, kv_heads * head_dim);
             let kv_start: Vec<u32> = (0..batch).map(|_| random.below(capacity - tokens + 1) as u32).collect();
             let before = random.values(batch * kv_heads * capacity * head_dim);
-            let (mut cache, mut expected) = (before.clone(), before);
-            let args = |cache| CacheWrite {
-                x: x.view(),
-                batch,
-                tokens,
-                kv_heads,
-                head_dim,
-                capacity,
-                kv_start: &kv_start,
-                cache,
-            };
-            kernels.cache_write(args(&mut cache)).unwrap();
-            reference::cache_write(args(&mut expected));
-            assert_eq!(cache, expected);
+            let shape = HeadsShape { batch, heads: kv_heads, capacity, head_dim };
+            for format in HeadCache::FORMATS {
+                let mut cache = HeadCache::encode(*format, shape, &before).unwrap();
+                let mut expected = cache.clone();
+                let args = |cache| CacheWrite { x: x.view(), tokens, kv_start: &kv_start, cache };
+                kernels.cache_write(args(&mut cache)).unwrap();
+                reference::cache_write(args(&mut expected));
+                assert_eq!(cache.decode(), expected.decode(), "{format}");
+            }
 
             let indices: Vec<u32> = (0..5).map(|_| random.below(batch * tokens) as u32).collect();
             let (mut y, mut expected) = (vec![f32::NAN; 5 * x.cols], vec![0.0; 5 * x.cols]);

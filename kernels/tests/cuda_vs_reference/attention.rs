@@ -1,6 +1,7 @@
 //! Attention over rows and over a cache, of many tokens and of one.
 
 use joulewise_kernels::args::{self, Mask, Rows, RowsMut};
+use joulewise_kernels::cpu::HeadCache;
 use joulewise_kernels::cuda::driver::DeviceBuffer;
 use joulewise_kernels::cuda::{
     AttentionArgs, CacheView, CacheWriteArgs, DecodeArgs, DecodeScratch, KeyValues, RopeTable,
@@ -72,8 +73,8 @@ impl Problem {
         let mut y = vec![0.0; rows * cols];
         reference::attention(args::Attention {
             q: Rows { data: q, rows, cols, stride: cols },
-            k,
-            v,
+            k: k.into(),
+            v: v.into(),
             batch: self.batch,
             tokens: self.tokens,
             heads: self.heads,
@@ -184,16 +185,20 @@ fn attention_over_a_cache() {
             let (rotated_q, rotated_k) =
                 if has_rope { (rotate(&q, p.heads), rotate(&k, p.kv_heads)) } else { (q.clone(), k.clone()) };
             for (new, host) in [(&rotated_k, &mut host_k), (&v, &mut host_v)] {
+                let shape = args::HeadsShape {
+                    batch: p.batch,
+                    heads: p.kv_heads,
+                    capacity: p.capacity,
+                    head_dim: p.head_dim,
+                };
+                let mut cache = HeadCache::encode(Format::F32, shape, host).unwrap();
                 reference::cache_write(args::CacheWrite {
                     x: Rows { data: &round_to(new).1, rows, cols: kv_cols, stride: kv_cols },
-                    batch: p.batch,
                     tokens,
-                    kv_heads: p.kv_heads,
-                    head_dim: p.head_dim,
-                    capacity: p.capacity,
                     kv_start: &p.starts,
-                    cache: host,
+                    cache: &mut cache,
                 });
+                *host = cache.decode();
             }
             let cache = CacheView {
                 keys: &keys,

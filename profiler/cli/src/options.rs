@@ -1,7 +1,7 @@
 //! Options that several commands share.
 
 use clap::{Args, ValueEnum};
-use joulewise_engine::Strategy;
+use joulewise_engine::{Format, Strategy};
 
 /// Which model, where and how precisely.
 #[derive(Args, Clone)]
@@ -31,6 +31,10 @@ pub(crate) struct RunOptions {
     /// Threads of the CPU backend; all cores by default.
     #[arg(long)]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// What keys and values of a decoder are kept in: f32, f16, or int8 with a scale per head and token; by default as
+    /// the device keeps activations, f32 on the CPU.
+    #[arg(long, value_name = "FORMAT", value_parser = cache_format)]
+    pub(crate) kv_cache: Option<Format>,
     /// Tokens a sequence can grow to; what the model was trained for by default, at most 4096.
     #[arg(long)]
     pub(crate) context: Option<usize>,
@@ -42,6 +46,13 @@ impl RunOptions {
         let plan = self.plan.as_ref().map(|path| format!("plan {}", path.display()));
         plan.unwrap_or_else(|| self.strategy.name().to_owned())
     }
+}
+
+/// A format that `--kv-cache` knows.
+fn cache_format(name: &str) -> Result<Format, String> {
+    let known = [Format::F32, Format::F16, Format::Int8];
+    let format = known.into_iter().find(|format| format.name() == name);
+    format.ok_or_else(|| "expected f32, f16 or int8".to_owned())
 }
 
 /// A kind of device.

@@ -49,6 +49,7 @@ pub(crate) fn run(
         plan: None,
         calibrate: None,
         threads: None,
+        kv_cache: None,
         context: None,
     };
     let chosen = Chosen::new(&options)?;

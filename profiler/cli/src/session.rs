@@ -47,6 +47,7 @@ pub(crate) fn place(model: LoadedModel, options: &RunOptions, chosen: &Chosen) -
     let progress = |done: usize, _: usize| bar.set_position(done as u64);
     let mut session_options = SessionOptions::default();
     session_options.context = options.context;
+    session_options.cache_format = options.kv_cache;
     session_options.available_bytes = chosen.available_bytes;
     session_options.progress = &progress;
     let mut plan = match &options.plan {

@@ -227,13 +227,16 @@ impl ModelView {
         ModelView {
             name: model.name.clone(),
             id: model_id(index),
-            facts: vec![
+            facts: [
                 fact("device", profile.device.clone()),
                 fact("precision", model.precision.clone()),
                 fact("parameters", quantity::si(model.n_parameters as f64, "")),
                 fact("layers", model.n_layers.to_string()),
                 fact("weights", quantity::bytes(model.weight_bytes as f64)),
-            ],
+            ]
+            .into_iter()
+            .chain(model.cache_format.clone().map(|format| fact("key-value cache", format)))
+            .collect(),
             beside: profile.phases.iter().filter(|_| !is_one).map(Bar::of_kinds).collect(),
             kinds,
             phases: profile.phases.iter().map(PhaseView::of).collect(),

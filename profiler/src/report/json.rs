@@ -91,6 +91,9 @@ pub struct ModelSummary {
     pub n_layers: u32,
     /// Bytes of the weights on the device.
     pub weight_bytes: u64,
+    /// Format of the key-value cache, of models that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_format: Option<String>,
 }
 
 /// One sensor of the machine.

@@ -180,8 +180,18 @@ impl BackendModel for CudaModel {
         }))))
     }
 
+    fn cache_format(&self, wanted: Option<Format>) -> Result<Format> {
+        let kept = self.0.cache_format;
+        match wanted {
+            Some(wanted) if wanted != kept => Err(EngineError::Unsupported(format!(
+                "the key-value cache on CUDA is kept in {kept} beside weights of this precision, not in {wanted}"
+            ))),
+            _ => Ok(kept),
+        }
+    }
+
     fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
-        Ok(Box::new(CudaCache::new(self.0.kernels.context(), shape, self.0.cache_format)?))
+        Ok(Box::new(CudaCache::new(self.0.kernels.context(), shape)?))
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
@@ -194,24 +204,22 @@ struct CudaCache {
     /// Tells graphs apart that were captured with different caches.
     id: u64,
     shape: CacheShape,
-    format: Format,
     /// Keys and values of each layer.
     layers: Vec<(DeviceBuffer<u8>, DeviceBuffer<u8>)>,
 }
 
 impl CudaCache {
-    fn new(context: &Arc<Context>, shape: CacheShape, format: Format) -> Result<Self> {
+    fn new(context: &Arc<Context>, shape: CacheShape) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let size_bytes = format.spec().encoded_bytes(1, shape.layer_elements());
-        let half = || DeviceBuffer::zeros(context, size_bytes).map_err(KernelError::from);
+        let half = || DeviceBuffer::zeros(context, shape.layer_bytes()).map_err(KernelError::from);
         let layers = (0..shape.layers).map(|_| Ok((half()?, half()?))).collect::<Result<Vec<_>>>()?;
-        Ok(CudaCache { id: NEXT.fetch_add(1, Ordering::Relaxed), shape, format, layers })
+        Ok(CudaCache { id: NEXT.fetch_add(1, Ordering::Relaxed), shape, layers })
     }
 
     fn layer(&self, layer: usize) -> CacheView<'_> {
         let (keys, values) = &self.layers[layer];
-        let CacheShape { batch, kv_heads, capacity, head_dim, .. } = self.shape;
-        CacheView { keys, values, format: self.format, batch, kv_heads, capacity, head_dim }
+        let CacheShape { batch, kv_heads, capacity, head_dim, format, .. } = self.shape;
+        CacheView { keys, values, format, batch, kv_heads, capacity, head_dim }
     }
 }
 

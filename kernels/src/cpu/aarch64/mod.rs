@@ -38,6 +38,7 @@ pub(super) const TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
+    widen_rows,
 };
 
 /// With dot products of bytes.

@@ -2,6 +2,7 @@
 
 use std::arch::aarch64::*;
 
+use super::weight::widen_halves;
 use crate::cpu::vector::Vector;
 
 /// A NEON register of `f32`.
@@ -47,6 +48,19 @@ impl Vector for F32x4 {
             *lane = f32::from(unsafe { *from.add(i) });
         }
         Self(unsafe { vld1q_f32(lanes.as_ptr()) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        Self(widen_halves(unsafe { vld1_u16(from) }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        unsafe {
+            let four = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
+            Self(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four)))))
+        }
     }
 
     #[inline(always)]

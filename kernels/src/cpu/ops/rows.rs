@@ -1,34 +1,32 @@
 //! Copies and means of rows.
 
 use super::{for_row_ranges, row};
-use crate::args::{CacheWrite, MeanPool, SelectRows};
+use crate::args::{CacheWrite, HeadsShape, MeanPool, SelectRows};
 use crate::cpu::output::Output;
 use crate::cpu::{CpuKernels, check};
 use crate::error::Result;
 
 pub(in crate::cpu) fn cache_write(kernels: &CpuKernels, args: CacheWrite<'_>) -> Result<()> {
     const OP: &str = "cache_write";
-    let CacheWrite { x, batch, tokens, kv_heads, head_dim, capacity, kv_start, cache } = args;
+    let CacheWrite { x, tokens, kv_start, cache } = args;
+    let HeadsShape { batch, heads, capacity, head_dim } = cache.shape();
     check::rows(OP, "x", &x)?;
     check::equal(OP, "rows of x", check::product(batch, tokens), x.rows)?;
-    check::equal(OP, "columns of x", check::product(kv_heads, head_dim), x.cols)?;
+    check::equal(OP, "columns of x", check::product(heads, head_dim), x.cols)?;
     check::equal(OP, "kv_start", batch, kv_start.len())?;
-    let cache_len = [kv_heads, capacity, head_dim].into_iter().fold(batch, check::product);
-    check::at_least(OP, "cache", cache_len, cache.len())?;
     if x.rows == 0 || x.cols == 0 {
         return Ok(());
     }
     for start in kv_start {
         check::index(OP, (*start as usize).saturating_add(tokens - 1), capacity)?;
     }
-    let output = Output::new(&mut cache[..cache_len]);
+    let writer = cache.writer();
     for_row_ranges(&kernels.pool, x.rows, x.cols, &|rows| {
         for r in rows {
             let (b, token) = (r / tokens, kv_start[r / tokens] as usize + r % tokens);
             for (h, x) in row(&x, r).chunks_exact(head_dim).enumerate() {
-                let first = ((b * kv_heads + h) * capacity + token) * head_dim;
                 // SAFETY: row `r` alone goes to this token of sequence `b`, and it belongs to this task alone.
-                unsafe { output.range(first..first + head_dim) }.copy_from_slice(x);
+                unsafe { writer.write((b * heads + h) * capacity + token, x) };
             }
         }
     });

@@ -29,6 +29,7 @@ pub(super) const TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
+    widen_rows,
 };
 
 vector_functions!(vector::Lanes);

@@ -1,5 +1,7 @@
 //! Four lanes in plain Rust, which compilers turn into the baseline vectors of a machine (SSE2, NEON).
 
+use half::f16;
+
 use crate::cpu::vector::Vector;
 
 /// Four `f32`.
@@ -37,6 +39,19 @@ impl Vector for Lanes {
     unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
         // SAFETY: `n` bytes are readable, and no more are read.
         Self(std::array::from_fn(|i| if i < n { f32::from(unsafe { *from.add(i) }) } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        // SAFETY: four elements are readable.
+        let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+        Self(halves.map(|bits| f16::from_bits(bits).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        // SAFETY: four elements are readable.
+        Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
 
     #[inline(always)]

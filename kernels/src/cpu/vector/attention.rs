@@ -1,46 +1,60 @@
 //! One query against keys and values as they lie in memory: what decoding does.
 
 use super::Vector;
-use crate::cpu::op_table::TokenRows;
+use super::element::Element;
+use crate::cpu::op_table::{TokenData, TokenRows};
 use crate::cpu::prefetch;
 
 /// How far ahead of the keys and values in use to fetch; more makes no difference.
 const PREFETCH_BYTES: usize = 1024;
 
-/// `scores[j] = q . keys[j]`.
-///
-/// As many keys as there are lanes are multiplied side by side, and their vectors of sums added up together.
+/// `scores[j] = q . keys[j]`, without the scales of the keys.
 ///
 /// # Safety
 ///
 /// The processor has the features of `V`; likewise below.
 #[inline(always)]
 pub(in crate::cpu) unsafe fn dots<V: Vector>(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]) {
+    keys.assert_holds(scores.len(), q.len());
+    // SAFETY: there are `scores.len()` keys of `q.len()` elements (asserted); the caller vouches for the processor.
+    unsafe {
+        match keys.data {
+            TokenData::F32(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
+            TokenData::F16(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
+            TokenData::Int8(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
+        }
+    }
+}
+
+/// As many keys as there are lanes are multiplied side by side, and their vectors of sums added up together.
+#[inline(always)]
+unsafe fn dots_of<V: Vector, E: Element>(q: &[f32], keys: *const E, stride: usize, scores: &mut [f32]) {
     let d = q.len();
-    keys.assert_holds(scores.len(), d);
     for (group, scores) in scores.chunks_mut(V::LANES).enumerate() {
         let first = group * V::LANES;
-        // SAFETY: `keys` holds rows `first..first + scores.len()` of `d` elements (asserted), and lanes past the last
+        // SAFETY: `keys` are rows `first..first + scores.len()` of `d` elements (by the caller), and lanes past the last
         // key read that key again; `i + n <= d` elements of `q`. The caller vouches for the processor.
         unsafe {
             let mut sums = [V::splat(0.0); 16];
-            let mut rows = [keys.data.as_ptr(); 16];
+            let mut rows = [keys; 16];
             for (j, row) in rows.iter_mut().enumerate().take(V::LANES) {
-                *row = keys.data.as_ptr().add((first + j.min(scores.len() - 1)) * keys.stride);
+                *row = keys.add((first + j.min(scores.len() - 1)) * stride);
             }
             let mut i = 0;
             while i + V::LANES <= d {
                 let q = V::load(q.as_ptr().add(i));
                 for j in 0..V::LANES {
-                    prefetch::read(rows[j].wrapping_add(i).wrapping_byte_add(PREFETCH_BYTES));
-                    sums[j] = V::load(rows[j].add(i)).mul_add(q, sums[j]);
+                    if starts_line::<E>(i) {
+                        prefetch::read(rows[j].wrapping_add(i).wrapping_byte_add(PREFETCH_BYTES).cast());
+                    }
+                    sums[j] = E::load::<V>(rows[j].add(i)).mul_add(q, sums[j]);
                 }
                 i += V::LANES;
             }
             if i < d {
                 let q = V::load_first(q.as_ptr().add(i), d - i);
                 for j in 0..V::LANES {
-                    sums[j] = V::load_first(rows[j].add(i), d - i).mul_add(q, sums[j]);
+                    sums[j] = E::load_first::<V>(rows[j].add(i), d - i).mul_add(q, sums[j]);
                 }
             }
             V::sum_each(&sums).store_first(scores.as_mut_ptr(), scores.len());
@@ -48,31 +62,48 @@ pub(in crate::cpu) unsafe fn dots<V: Vector>(q: &[f32], keys: TokenRows<'_>, sco
     }
 }
 
-/// `y += sum over j of weights[j] * values[j]`.
+/// `y += sum over j of weights[j] * values[j]`, without the scales of the values.
 #[inline(always)]
 pub(in crate::cpu) unsafe fn weighted_sum<V: Vector>(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]) {
+    values.assert_holds(weights.len(), y.len());
+    // SAFETY: there are `weights.len()` rows of `y.len()` elements (asserted); the caller vouches for the processor.
+    unsafe {
+        match values.data {
+            TokenData::F32(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
+            TokenData::F16(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
+            TokenData::Int8(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weighted_sum_of<V: Vector, E: Element>(
+    weights: &[f32],
+    values: *const E,
+    stride: usize,
+    y: &mut [f32],
+) {
     let d = y.len();
-    values.assert_holds(weights.len(), d);
     let mut i = 0;
     while i < d {
         // Two sets of sums: half of the registers there are.
         let most = if V::LANES == 16 { 8 } else { 4 };
         let n = (most * V::LANES).min(d - i);
         let vectors = n.div_ceil(V::LANES);
-        // SAFETY: `values` holds `weights.len()` rows of `d` elements (asserted), of which these are `i..i + n`, as
+        // SAFETY: `values` are `weights.len()` rows of `d` elements (by the caller), of which these are `i..i + n`, as
         // many vectors as the constant says. The caller vouches for the processor.
         unsafe {
-            let (stride, values) = (values.stride, values.data.as_ptr().wrapping_add(i));
+            let values = values.wrapping_add(i);
             let y = &mut y[i..i + n];
             match vectors {
-                1 => weighted_columns::<V, 1>(weights, values, stride, y),
-                2 => weighted_columns::<V, 2>(weights, values, stride, y),
-                3 => weighted_columns::<V, 3>(weights, values, stride, y),
-                4 => weighted_columns::<V, 4>(weights, values, stride, y),
-                5 => weighted_columns::<V, 5>(weights, values, stride, y),
-                6 => weighted_columns::<V, 6>(weights, values, stride, y),
-                7 => weighted_columns::<V, 7>(weights, values, stride, y),
-                _ => weighted_columns::<V, 8>(weights, values, stride, y),
+                1 => weighted_columns::<V, E, 1>(weights, values, stride, y),
+                2 => weighted_columns::<V, E, 2>(weights, values, stride, y),
+                3 => weighted_columns::<V, E, 3>(weights, values, stride, y),
+                4 => weighted_columns::<V, E, 4>(weights, values, stride, y),
+                5 => weighted_columns::<V, E, 5>(weights, values, stride, y),
+                6 => weighted_columns::<V, E, 6>(weights, values, stride, y),
+                7 => weighted_columns::<V, E, 7>(weights, values, stride, y),
+                _ => weighted_columns::<V, E, 8>(weights, values, stride, y),
             }
         }
         i += n;
@@ -81,9 +112,9 @@ pub(in crate::cpu) unsafe fn weighted_sum<V: Vector>(weights: &[f32], values: To
 
 /// The same for columns that fit `VECTORS` vectors, even and odd rows in sums of their own.
 #[inline(always)]
-unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
+unsafe fn weighted_columns<V: Vector, E: Element, const VECTORS: usize>(
     weights: &[f32],
-    values: *const f32,
+    values: *const E,
     stride: usize,
     y: &mut [f32],
 ) {
@@ -99,17 +130,23 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
             let weights = [V::splat(pair[0]), V::splat(pair[1])];
             for c in 0..VECTORS {
                 let n = if c + 1 < VECTORS { V::LANES } else { last };
-                prefetch::read(rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
-                prefetch::read(rows[1].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES));
-                even[c] = V::load_up_to(rows[0].add(c * V::LANES), n).mul_add(weights[0], even[c]);
-                odd[c] = V::load_up_to(rows[1].add(c * V::LANES), n).mul_add(weights[1], odd[c]);
+                if starts_line::<E>(c * V::LANES) {
+                    prefetch::read(
+                        rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES).cast(),
+                    );
+                    prefetch::read(
+                        rows[1].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES).cast(),
+                    );
+                }
+                even[c] = E::load_up_to::<V>(rows[0].add(c * V::LANES), n).mul_add(weights[0], even[c]);
+                odd[c] = E::load_up_to::<V>(rows[1].add(c * V::LANES), n).mul_add(weights[1], odd[c]);
             }
         }
         if let [weight] = rest {
             let row = values.add((weights.len() - 1) * stride);
             for (c, even) in even.iter_mut().enumerate() {
                 let n = if c + 1 < VECTORS { V::LANES } else { last };
-                *even = V::load_up_to(row.add(c * V::LANES), n).mul_add(V::splat(*weight), *even);
+                *even = E::load_up_to::<V>(row.add(c * V::LANES), n).mul_add(V::splat(*weight), *even);
             }
         }
         for c in 0..VECTORS {
@@ -118,4 +155,40 @@ unsafe fn weighted_columns<V: Vector, const VECTORS: usize>(
             V::load_first(to, n).add(even[c].add(odd[c])).store_first(to, n);
         }
     }
+}
+
+/// Rows of `d` elements, scales applied, to `out [rows, d]`.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn widen_rows<V: Vector>(rows: TokenRows<'_>, d: usize, out: &mut [f32]) {
+    for (j, out) in out.chunks_exact_mut(d.max(1)).enumerate() {
+        let row = rows.skip(j);
+        row.assert_holds(1, d);
+        let scale = row.scales.map_or(1.0, |scales| scales[0]);
+        // SAFETY: the row has `d` elements (asserted), as has `out`; the caller vouches for the processor.
+        unsafe {
+            match row.data {
+                TokenData::F32(data) => widen_row::<V, _>(data.as_ptr(), scale, out),
+                TokenData::F16(data) => widen_row::<V, _>(data.as_ptr(), scale, out),
+                TokenData::Int8(data) => widen_row::<V, _>(data.as_ptr(), scale, out),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_row<V: Vector, E: Element>(row: *const E, scale: f32, out: &mut [f32]) {
+    // SAFETY: `n` elements from `i`, `i + n <= out.len()`, of both; the caller vouches for the processor.
+    unsafe {
+        let scale = V::splat(scale);
+        for (i, out) in out.chunks_mut(V::LANES).enumerate() {
+            let wide = E::load_up_to::<V>(row.add(i * V::LANES), out.len());
+            wide.mul(scale).store_up_to(out.as_mut_ptr(), out.len());
+        }
+    }
+}
+
+/// Whether element `i` of a row is the first of a cache line's worth.
+#[inline(always)]
+fn starts_line<E>(i: usize) -> bool {
+    (i * size_of::<E>()).is_multiple_of(64)
 }

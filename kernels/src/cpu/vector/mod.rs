@@ -6,6 +6,7 @@
 //! Closures are avoided: one that is not inlined lacks the features, and each of its instructions becomes a call.
 
 pub(super) mod attention;
+mod element;
 pub(super) mod elementwise;
 pub(super) mod math;
 pub(super) mod norm;
@@ -35,6 +36,10 @@ pub(super) trait Vector: Copy {
     }
     /// Reads `n <= LANES` bytes and converts them; the other lanes are zero.
     unsafe fn load_bytes(from: *const u8, n: usize) -> Self;
+    /// Reads the bits of `LANES` IEEE halves and widens them.
+    unsafe fn load_halves(from: *const u16) -> Self;
+    /// Reads `LANES` integers and converts them.
+    unsafe fn load_integers(from: *const i8) -> Self;
     /// Writes `LANES` elements.
     unsafe fn store(self, to: *mut f32);
     /// Writes the first `n <= LANES` elements.
@@ -90,6 +95,7 @@ macro_rules! vector_functions {
             softmax::exponentials(scores: Scores<'_>) -> (f32, f32);
             attention::dots(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]);
             attention::weighted_sum(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]);
+            attention::widen_rows(rows: TokenRows<'_>, d: usize, out: &mut [f32]);
         }
     };
     ($vector:ty, $features:tt; $($module:ident::$name:ident $args:tt $(-> $result:ty)?;)*) => {

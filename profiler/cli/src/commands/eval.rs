@@ -52,6 +52,9 @@ struct Report {
     model: String,
     device: String,
     strategy: String,
+    /// Of the cache that scored, where it rounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache: Option<&'static str>,
     metric: &'static str,
     score: f64,
     score_low: Option<f64>,
@@ -127,6 +130,7 @@ impl Eval {
             task: task.name,
             device: opened.session.device().to_owned(),
             strategy: self.model.run.precision_name(),
+            kv_cache: rounding_cache(&opened.session),
             metric: task.metric,
             score: score.score,
             score_low: score.interval.map(|interval| interval.low),
@@ -162,12 +166,18 @@ impl Eval {
             "data": self.data,
             "data bytes": data_bytes,
             "precision": self.model.run.precision_name(),
+            "kv cache": rounding_cache(session),
             "device": session.device(),
             "context": session.context(),
             "sensors": sensors,
         });
         Ok(Some(Journal::open(path, &run, self.resume)?))
     }
+}
+
+/// The format of a cache that makes a difference to the score.
+fn rounding_cache(session: &Session) -> Option<&'static str> {
+    session.cache_format().filter(|_| session.rounds_cache()).map(|format| format.name())
 }
 
 impl EnergyReport {
@@ -216,7 +226,9 @@ impl Report {
             ("TWEOR", joules(self.energy.tweor_score_per_wh_h, "score/(Wh h)")),
             ("weights", si(self.weight_bytes as f64, "B")),
         ];
-        output::line(format!("{} on {}, {}, task {}", self.model, self.device, self.strategy, self.task))?;
+        let cache = self.kv_cache.map_or_else(String::new, |format| format!(", {format} cache"));
+        let Report { model, device, strategy, task, .. } = self;
+        output::line(format!("{model} on {device}, {strategy}{cache}, task {task}"))?;
         let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
         output::line(output::table(&[], rows))?;
         output::line(format!(

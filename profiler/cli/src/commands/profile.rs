@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::ProgressBar;
-use joulewise_engine::{OutputKind, TokenBatch};
+use joulewise_engine::{OutputKind, Session, TokenBatch};
 use joulewise_models::{ModelSpec, demo, load, synthetic};
 use joulewise_profiler::experiment::Protocol;
 use joulewise_profiler::meter::EnergyMeter;
@@ -94,7 +94,7 @@ pub(crate) struct Profile {
 }
 
 /// How a decoder or encoder is run.
-type MakeWorkload = for<'a> fn(&'a mut joulewise_engine::Session, &TokenBatch) -> Result<SessionWorkload<'a>>;
+type MakeWorkload = for<'a> fn(&'a mut Session, &TokenBatch) -> Result<SessionWorkload<'a>>;
 
 /// A phase that is measured.
 struct Going<'a> {
@@ -160,7 +160,7 @@ impl Profile {
                 let going = Going { name, model, interrupted, earlier };
                 let phase = self.measure(going, &mut workload, &setup, &mut document)?;
                 if !self.json {
-                    self.print(name, opened.session.device(), &phase)?;
+                    self.print(name, &opened.session, &phase)?;
                 }
                 document.put_phase_of(model, phase);
                 report::write(&self.out, &document)?;
@@ -279,10 +279,12 @@ impl Profile {
         }
     }
 
-    fn print(&self, name: &str, device: &str, phase: &PhaseProfile) -> Result<()> {
-        let PhaseProfile { batch, tokens, kv_length, .. } = phase;
-        let cached =
-            if *kv_length > 0 { format!(", {kv_length} tokens in the cache") } else { String::new() };
+    fn print(&self, name: &str, session: &Session, phase: &PhaseProfile) -> Result<()> {
+        let (PhaseProfile { batch, tokens, kv_length, .. }, device) = (phase, session.device());
+        let cached = match session.cache_format() {
+            Some(format) if *kv_length > 0 => format!(", {kv_length} tokens in the {format} cache"),
+            _ => String::new(),
+        };
         output::line(format!("\n{name} {}: {batch} x {tokens} tokens{cached}, on {device}", phase.name))?;
         show_table(&table::summary(phase))?;
         show_table(&table::kinds(phase))?;
@@ -309,6 +311,7 @@ fn summary(opened: &Opened, run: &RunOptions) -> ModelSummary {
         n_parameters: graph.parameters() as u64,
         n_layers: graph.blocks() as u32,
         weight_bytes: opened.session.weight_bytes() as u64,
+        cache_format: opened.session.cache_format().map(|format| format.name().to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use joulewise_engine::{ActivationMode, ModelGraph, Op, PrecisionPlan};
+use joulewise_engine::{ActivationMode, Op, PrecisionPlan, Session};
 use joulewise_kernels::format::Format;
 use joulewise_models::golden::{Golden, Verification};
 
@@ -37,14 +37,14 @@ impl Verify {
                 format!("{} has no golden.safetensors; name one with --golden", opened.model.name)
             })?,
         };
-        let bound = self.bound.unwrap_or_else(|| explained_nmse(opened.session.graph(), &opened.plan));
+        let bound = self.bound.unwrap_or_else(|| explained_nmse(&opened.session, &opened.plan));
         let bar = output::progress("verify", golden.len() as u64);
         let mut verification =
             golden.verify(&mut opened.session, bound, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
-        // Rounded weights may choose another word where two are about as likely: shown, but no failure.
+        // Rounded weights and keys may choose another word where two are about as likely: shown, but no failure.
         let formats = opened.plan.weight_formats(opened.session.graph());
-        if formats.iter().any(|format| *format != Format::F32) {
+        if opened.session.rounds_cache() || formats.iter().any(|format| *format != Format::F32) {
             verification.passed = verification.worst_nmse <= verification.bound;
         }
         if self.json {
@@ -62,9 +62,12 @@ impl Verify {
 /// behind each other, k up to some thousands, stay below 3e-5, whose square is 1e-9. A narrower format adds its own
 /// NMSE once per linear, that of its weights and, where they are rounded, that of its inputs, errors of different
 /// linears being independent; norms and softmax pass a relative error on with a gain that stays below 10 on trained
-/// models.
-fn explained_nmse(graph: &ModelGraph, plan: &PrecisionPlan) -> f64 {
+/// models. A cache that rounds does so to the keys and to the values of each layer.
+fn explained_nmse(session: &Session, plan: &PrecisionPlan) -> f64 {
+    let graph = session.graph();
     let formats = plan.weight_formats(graph);
+    let cache = session.cache_format().filter(|_| session.rounds_cache());
+    let cache_nmse = cache.map_or(0.0, |format| format.spec().nmse_bound);
     let rounding: f64 = graph
         .steps
         .iter()
@@ -77,6 +80,7 @@ fn explained_nmse(graph: &ModelGraph, plan: &PrecisionPlan) -> f64 {
                     ActivationMode::Dynamic | ActivationMode::Static => 2.0 * weights,
                 }
             }
+            Op::CacheWrite { .. } => 2.0 * cache_nmse,
             _ => 0.0,
         })
         .sum();

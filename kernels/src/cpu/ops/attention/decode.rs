@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use super::{Inputs, KeyValueHead, tokens_from};
+use super::{Inputs, KeyValueHead, floats, wide_len};
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::Scores;
+use crate::cpu::op_table::{OpTable, Scores, TokenRows};
 use crate::cpu::output::Output;
 use crate::cpu::scratch::with_scratch;
 
@@ -16,8 +16,10 @@ use crate::cpu::scratch::with_scratch;
 const SPLIT: usize = 512;
 /// Elements of the keys, or of the values, that several queries pass over in turn: 16 KiB, a third of L1.
 const STEP_ELEMENTS: usize = 4096;
-/// Bytes of keys and values below which a second thread does not pay: about 5 us of reading.
-const BREAK_EVEN_BYTES: usize = 256 * 1024;
+/// Queries of a group from which on it pays to widen keys and values once, not for each of them.
+const WIDENING_QUERIES: usize = 3;
+/// Elements of keys and values below which a second thread does not pay: about 5 us of reading.
+const BREAK_EVEN_ELEMENTS: usize = 64 * 1024;
 
 pub(super) fn run(kernels: &CpuKernels, inputs: &Inputs<'_>, y: &mut [f32]) {
     let Inputs { batch, tokens, heads, kv_heads, group, head_dim, .. } = *inputs;
@@ -37,9 +39,9 @@ pub(super) fn run(kernels: &CpuKernels, inputs: &Inputs<'_>, y: &mut [f32]) {
                 attend(kernels, inputs, (b, kv_head, split), part);
             }
         };
-        let size = |b: usize| 2 * keys(b) * kv_heads * head_dim * size_of::<f32>();
+        let size = |b: usize| 2 * keys(b) * kv_heads * head_dim;
         let tasks = batch * kv_heads * splits;
-        if (0..batch).map(size).sum::<usize>() < BREAK_EVEN_BYTES {
+        if (0..batch).map(size).sum::<usize>() < BREAK_EVEN_ELEMENTS {
             (0..tasks).for_each(task);
         } else {
             kernels.pool.run(tasks, &task);
@@ -74,16 +76,27 @@ fn attend(
     };
     // Several queries go through the keys in steps that stay in L1 meanwhile.
     let step = if rows == 1 { SPLIT } else { (STEP_ELEMENTS / d).clamp(16, SPLIT) };
-    with_scratch(rows * SPLIT, |scores| {
-        for first in (split * SPLIT..head.count.min((split + 1) * SPLIT)).step_by(step) {
+    // Keys that any query sees.
+    let seen = visible(0).start..visible(tokens - 1).end;
+    let steps = (split * SPLIT..head.count.min((split + 1) * SPLIT)).step_by(step);
+    let steps = steps.map(|first| overlap(seen.clone(), first..first + step)).filter(|keys| !keys.is_empty());
+    let widens = rows >= WIDENING_QUERIES;
+    let wide_len = |heads| if widens { wide_len(&heads, step, d) } else { 0 };
+    let wide_len = wide_len(inputs.k).max(wide_len(inputs.v));
+    with_scratch(rows * SPLIT + wide_len, |scratch| {
+        let (scores, wide) = scratch.split_at_mut(rows * SPLIT);
+        for step in steps.clone() {
+            let rows_of_step = rows_from(table, head.keys, step.clone(), d, widens, wide);
             for (row, scores) in scores.chunks_exact_mut(SPLIT).enumerate() {
-                let keys = overlap(visible(row), first..first + step);
+                let keys = overlap(visible(row), step.clone());
                 if !keys.is_empty() {
                     let (h, token) = (head.first_head + row / tokens, row % tokens);
                     let q = &inputs.q.data[(b * tokens + token) * inputs.q.stride + h * d..][..d];
                     let scores = &mut scores[keys.start - split * SPLIT..keys.end - split * SPLIT];
+                    let rows = rows_of_step.skip(keys.start - step.start);
                     // SAFETY: `kernels` exists, so the processor has the instruction set.
-                    unsafe { (table.dots)(q, tokens_from(head.keys, keys.start), scores) };
+                    unsafe { (table.dots)(q, rows, scores) };
+                    rows.scale(scores);
                 }
             }
         }
@@ -107,21 +120,34 @@ fn attend(
                 (part[0], part[1]) = unsafe { (table.exponentials)(args) };
             }
         }
-        for first in (split * SPLIT..head.count.min((split + 1) * SPLIT)).step_by(step) {
+        for step in steps {
+            let rows_of_step = rows_from(table, head.values, step.clone(), d, widens, wide);
             for ((row, weights), part) in
-                scores.chunks_exact(SPLIT).enumerate().zip(part.chunks_exact_mut(d + 2))
+                scores.chunks_exact_mut(SPLIT).enumerate().zip(part.chunks_exact_mut(d + 2))
             {
-                let keys = overlap(visible(row), first..first + step);
+                let keys = overlap(visible(row), step.clone());
                 if !keys.is_empty() {
-                    let weights = &weights[keys.start - split * SPLIT..keys.end - split * SPLIT];
+                    let weights = &mut weights[keys.start - split * SPLIT..keys.end - split * SPLIT];
+                    let rows = rows_of_step.skip(keys.start - step.start);
+                    rows.scale(weights);
                     // SAFETY: `kernels` exists, so the processor has the instruction set.
-                    unsafe {
-                        (table.weighted_sum)(weights, tokens_from(head.values, keys.start), &mut part[2..])
-                    };
+                    unsafe { (table.weighted_sum)(weights, rows, &mut part[2..]) };
                 }
             }
         }
     });
+}
+
+/// Some rows of `d` elements as they lie in memory or, if that pays, in `f32`.
+fn rows_from<'a>(
+    table: &OpTable,
+    rows: TokenRows<'a>,
+    range: Range<usize>,
+    d: usize,
+    widens: bool,
+    wide: &'a mut [f32],
+) -> TokenRows<'a> {
+    if widens { floats(table, rows, range, d, wide).into() } else { rows.skip(range.start) }
 }
 
 /// What two ranges have in common.

@@ -12,10 +12,11 @@ mod products;
 
 use std::ops::Range;
 
-use crate::args::{Attention, AttentionProducts, HeadsView, Mask, Rows};
-use crate::cpu::op_table::TokenRows;
+use crate::args::{Attention, AttentionProducts, Heads, HeadsShape, Mask, Rows};
+use crate::cpu::op_table::{FloatRows, OpTable, TokenData, TokenRows};
 use crate::cpu::{CpuKernels, check};
 use crate::error::{KernelError, Result};
+use crate::format::Format;
 
 const OP: &str = "attention";
 
@@ -74,8 +75,8 @@ fn check(args: &Attention<'_>) -> Result<()> {
     }
     for (b, start) in args.kv_start.iter().enumerate() {
         let keys = (*start as usize).saturating_add(*tokens);
-        check::heads_view(OP, "k", k, b, [*kv_heads, keys, *head_dim])?;
-        check::heads_view(OP, "v", v, b, [*kv_heads, keys, *head_dim])?;
+        heads_hold("k", k, b, [*kv_heads, keys, *head_dim])?;
+        heads_hold("v", v, b, [*kv_heads, keys, *head_dim])?;
         if let Some(mask) = &args.mask {
             check::mask(OP, mask, b, keys)?;
         }
@@ -83,11 +84,30 @@ fn check(args: &Attention<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Heads `0..kv_heads` of tokens `0..keys` of sequence `b` are there.
+fn heads_hold(
+    what: &'static str,
+    heads: &Heads<'_>,
+    b: usize,
+    [kv_heads, keys, d]: [usize; 3],
+) -> Result<()> {
+    match heads {
+        Heads::Strided(view) => check::heads_view(OP, what, view, b, [kv_heads, keys, d]),
+        Heads::Cached(cache) => {
+            let HeadsShape { batch, heads, capacity, head_dim } = cache.shape();
+            check::at_least(OP, "sequences of the cache", b + 1, batch)?;
+            check::equal(OP, "heads of the cache", kv_heads, heads)?;
+            check::equal(OP, "head size of the cache", d, head_dim)?;
+            check::at_least(OP, "capacity of the cache", keys, capacity)
+        }
+    }
+}
+
 /// The arguments without the result, checked and none of them empty.
 struct Inputs<'a> {
     q: Rows<'a>,
-    k: HeadsView<'a>,
-    v: HeadsView<'a>,
+    k: Heads<'a>,
+    v: Heads<'a>,
     batch: usize,
     tokens: usize,
     heads: usize,
@@ -135,13 +155,16 @@ struct KeyValueHead<'a> {
 impl<'a> KeyValueHead<'a> {
     fn new(inputs: &Inputs<'a>, b: usize, kv_head: usize) -> Self {
         let count = inputs.keys(b);
-        let rows = |view: &HeadsView<'a>| TokenRows {
-            data: &view.data[b * view.batch_stride + kv_head * view.head_stride..],
-            stride: view.token_stride,
+        let rows = |heads: Heads<'a>| match heads {
+            Heads::Strided(view) => {
+                let first = b * view.batch_stride + kv_head * view.head_stride;
+                FloatRows { data: &view.data[first..], stride: view.token_stride }.into()
+            }
+            Heads::Cached(cache) => cache.head(b, kv_head),
         };
         Self {
-            keys: rows(&inputs.k),
-            values: rows(&inputs.v),
+            keys: rows(inputs.k),
+            values: rows(inputs.v),
             count,
             start: inputs.kv_start[b] as usize,
             first_head: kv_head * inputs.group,
@@ -165,7 +188,28 @@ impl<'a> KeyValueHead<'a> {
     }
 }
 
-/// `rows` rows of `data` from row `first` on.
-fn tokens_from(rows: TokenRows<'_>, first: usize) -> TokenRows<'_> {
-    TokenRows { data: &rows.data[first * rows.stride..], stride: rows.stride }
+/// Elements of memory that [`floats`] needs for `rows` rows of `d` elements.
+fn wide_len(heads: &Heads<'_>, rows: usize, d: usize) -> usize {
+    match heads {
+        Heads::Cached(cache) if cache.format() != Format::F32 => rows * d,
+        _ => 0,
+    }
+}
+
+/// Some rows of `d` elements in `f32`: where they lie, or else widened into `wide`.
+fn floats<'a>(
+    table: &OpTable,
+    rows: TokenRows<'a>,
+    range: Range<usize>,
+    d: usize,
+    wide: &'a mut [f32],
+) -> FloatRows<'a> {
+    let TokenRows { data, stride, .. } = rows.skip(range.start);
+    if let TokenData::F32(data) = data {
+        return FloatRows { data, stride };
+    }
+    let wide = &mut wide[..range.len() * d];
+    // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
+    unsafe { (table.widen_rows)(rows.skip(range.start), d, wide) };
+    FloatRows { data: wide, stride: d }
 }

@@ -8,11 +8,13 @@
 
 use std::ops::Range;
 
-use super::products::{BrainProducts, FloatProducts, KEY_BLOCK, LINE, Products, ROWS_AHEAD, ScoreRows};
-use super::{Inputs, KeyValueHead, tokens_from};
+use super::products::{
+    BrainProducts, FloatProducts, KEY_BLOCK, LINE, Products, ROWS_AHEAD, ScoreRows, Sizes,
+};
+use super::{Inputs, KeyValueHead, floats, wide_len};
 use crate::args::AttentionProducts;
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{OpTable, Scores, TokenRows};
+use crate::cpu::op_table::{FloatRows, OpTable, Scores};
 use crate::cpu::ops::matmul::Blocks;
 use crate::cpu::output::Output;
 use crate::cpu::prefetch;
@@ -78,6 +80,8 @@ struct Buffers<'a> {
     values: &'a mut [f32],
     /// Of the products.
     work: &'a mut [f32],
+    /// A block's keys, then its values, `[KEY_BLOCK, head_dim]`, where they are stored in another format than `f32`.
+    wide: &'a mut [f32],
     /// Scores, then weights, `[rows, KEY_BLOCK]`.
     scores: &'a mut [f32],
     /// Sums of weighted values `[group, queries, head_dim]`.
@@ -105,16 +109,19 @@ impl<'a> Task<'a> {
         let (d, sizes) = (self.inputs.head_dim, self.products.sizes());
         let rows = self.inputs.group * self.queries.len();
         let scores = self.products.rows() * KEY_BLOCK;
-        let lens = [rows * sizes.query, sizes.keys, sizes.values, sizes.work, scores, rows * d, rows, rows];
+        let wide = [self.inputs.k, self.inputs.v].map(|heads| wide_len(&heads, KEY_BLOCK, d));
+        let wide = wide[0].max(wide[1]);
+        let Sizes { query, keys, values, work } = sizes;
+        let lens = [rows * query, keys, values, work, wide, scores, rows * d, rows, rows];
         // Each buffer starts at a cache line.
         let lens = lens.map(|len: usize| len.next_multiple_of(16));
         with_scratch(lens.iter().sum(), |mut rest| {
-            let [q, keys, values, work, scores, y, max, sum] = lens.map(|len| {
+            let [q, keys, values, work, wide, scores, y, max, sum] = lens.map(|len| {
                 let (buffer, tail) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = tail;
                 buffer
             });
-            let mut buffers = Buffers { q, keys, values, work, scores, y, max, sum };
+            let mut buffers = Buffers { q, keys, values, work, wide, scores, y, max, sum };
             buffers.y.fill(0.0);
             buffers.sum.fill(0.0);
             buffers.max.fill(f32::NEG_INFINITY);
@@ -123,9 +130,10 @@ impl<'a> Task<'a> {
             let end = self.head.visible(self.queries.end - 1).end;
             for first_key in (first..end).step_by(KEY_BLOCK) {
                 let keys = first_key..end.min(first_key + KEY_BLOCK);
-                let rows = |all| tokens_from(all, keys.start);
-                self.products.pack_keys(rows(self.head.keys), keys.len(), buffers.keys, buffers.work);
-                self.products.pack_values(rows(self.head.values), keys.len(), buffers.values);
+                let rows = floats(self.table, self.head.keys, keys.clone(), d, buffers.wide);
+                self.products.pack_keys(rows, keys.len(), buffers.keys, buffers.work);
+                let rows = floats(self.table, self.head.values, keys.clone(), d, buffers.wide);
+                self.products.pack_values(rows, keys.len(), buffers.values);
                 for member in 0..self.inputs.group {
                     for block in 0..self.blocks.count() {
                         self.attend(&keys, member, self.blocks.rows(block), &mut buffers);
@@ -146,7 +154,7 @@ impl<'a> Task<'a> {
         for member in 0..self.inputs.group {
             for rows in (0..self.blocks.count()).map(|block| self.blocks.rows(block)) {
                 let (row, head) = self.row_and_head(member, rows.start);
-                let queries = TokenRows { data: &q.data[row * q.stride + head * d..], stride: q.stride };
+                let queries = FloatRows { data: &q.data[row * q.stride + head * d..], stride: q.stride };
                 let first = (member * self.queries.len() + rows.start) * size;
                 self.products.pack_queries(queries, rows.len(), &mut packed[first..][..rows.len() * size]);
             }

@@ -4,8 +4,8 @@ use std::ptr;
 
 use crate::args::InputRounding;
 use crate::cpu::op_table::{
-    BrainKernels, Ending, Interleave, OpTable, PIECE_BYTES, PanelProduct, RoundRow, RoundedProduct, RowOrder,
-    SCORES_STRIDE, TokenRows, Wanted,
+    BrainKernels, Ending, FloatRows, Interleave, OpTable, PIECE_BYTES, PanelProduct, RoundRow,
+    RoundedProduct, RowOrder, SCORES_STRIDE, Wanted,
 };
 use crate::cpu::packed::Scales;
 use crate::cpu::prefetch;
@@ -41,11 +41,11 @@ pub(super) trait Products: Sync {
     fn rows(&self) -> usize;
     fn sizes(&self) -> Sizes;
     /// Packs so many queries for one product.
-    fn pack_queries(&self, queries: TokenRows<'_>, rows: usize, packed: &mut [f32]);
+    fn pack_queries(&self, queries: FloatRows<'_>, rows: usize, packed: &mut [f32]);
     /// Packs the `count` keys of a block.
-    fn pack_keys(&self, keys: TokenRows<'_>, count: usize, packed: &mut [f32], work: &mut [f32]);
+    fn pack_keys(&self, keys: FloatRows<'_>, count: usize, packed: &mut [f32], work: &mut [f32]);
     /// Packs the `count` values of a block.
-    fn pack_values(&self, values: TokenRows<'_>, count: usize, packed: &mut [f32]);
+    fn pack_values(&self, values: FloatRows<'_>, count: usize, packed: &mut [f32]);
     /// `scores = q keys^T`
     fn score(&self, q: &[f32], keys: &[f32], scores: ScoreRows<'_>);
     /// `y [rows, head_dim] += weights values`
@@ -68,13 +68,13 @@ impl Products for FloatProducts {
         Sizes { query: d, keys: KEY_BLOCK * d, values: KEY_BLOCK * d.next_multiple_of(width), work: 0 }
     }
 
-    fn pack_queries(&self, queries: TokenRows<'_>, rows: usize, packed: &mut [f32]) {
-        let TokenRows { data, stride } = queries;
+    fn pack_queries(&self, queries: FloatRows<'_>, rows: usize, packed: &mut [f32]) {
+        let FloatRows { data, stride } = queries;
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
         unsafe { (self.table.interleave)(Interleave { x: data, stride, rows, width: rows, packed }) };
     }
 
-    fn pack_keys(&self, keys: TokenRows<'_>, count: usize, packed: &mut [f32], _work: &mut [f32]) {
+    fn pack_keys(&self, keys: FloatRows<'_>, count: usize, packed: &mut [f32], _work: &mut [f32]) {
         let (d, width) = (self.head_dim, self.table.panel_width);
         for (first, packed) in (0..count).step_by(width).zip(packed.chunks_exact_mut(width * d)) {
             let (x, stride) = (&keys.data[first * keys.stride..], keys.stride);
@@ -84,7 +84,7 @@ impl Products for FloatProducts {
         }
     }
 
-    fn pack_values(&self, values: TokenRows<'_>, count: usize, packed: &mut [f32]) {
+    fn pack_values(&self, values: FloatRows<'_>, count: usize, packed: &mut [f32]) {
         let (d, width) = (self.head_dim, self.table.panel_width);
         for (panel, packed) in packed.chunks_exact_mut(KEY_BLOCK * width).enumerate() {
             let columns = panel * width..d.min((panel + 1) * width);
@@ -249,8 +249,8 @@ impl Products for BrainProducts {
         }
     }
 
-    fn pack_queries(&self, queries: TokenRows<'_>, rows: usize, packed: &mut [f32]) {
-        let TokenRows { data, stride } = queries;
+    fn pack_queries(&self, queries: FloatRows<'_>, rows: usize, packed: &mut [f32]) {
+        let FloatRows { data, stride } = queries;
         for r in 0..rows {
             let x = &data[r * stride..][..self.head_dim];
             fetch_ahead(x, stride);
@@ -259,7 +259,7 @@ impl Products for BrainProducts {
     }
 
     /// Rounds the keys of a panel, whose pairs are then transposed as if they were floats.
-    fn pack_keys(&self, keys: TokenRows<'_>, count: usize, packed: &mut [f32], work: &mut [f32]) {
+    fn pack_keys(&self, keys: FloatRows<'_>, count: usize, packed: &mut [f32], work: &mut [f32]) {
         let (width, stride) = (self.table.panel_width, self.sizes().query);
         for (first, packed) in (0..count).step_by(width).zip(packed.chunks_exact_mut(width * stride)) {
             let rows = width.min(count - first);
@@ -274,7 +274,7 @@ impl Products for BrainProducts {
     }
 
     /// Pairs of neighbouring values, panel after panel; zeros fill the last piece.
-    fn pack_values(&self, values: TokenRows<'_>, count: usize, packed: &mut [f32]) {
+    fn pack_values(&self, values: FloatRows<'_>, count: usize, packed: &mut [f32]) {
         let (d, width) = (self.head_dim, self.table.panel_width);
         for (panel, packed) in packed.chunks_exact_mut(KEY_BLOCK / 2 * width).enumerate() {
             let columns = panel * width..d.min((panel + 1) * width);
@@ -310,6 +310,8 @@ impl Products for BrainProducts {
         let sums = &mut sums[..rows * d];
         self.multiply((pairs, rows), (values, KEY_BLOCK / 2 * width), Self::pieces(count), (sums, d, d));
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
-        unsafe { (self.table.weighted_sum)(&[1.0], TokenRows { data: sums, stride: 0 }, &mut y[..rows * d]) };
+        unsafe {
+            (self.table.weighted_sum)(&[1.0], FloatRows { data: sums, stride: 0 }.into(), &mut y[..rows * d])
+        };
     }
 }

@@ -33,6 +33,7 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
+    widen_rows,
 };
 
 vector_functions!(vector::F32x8, target_feature(enable = "avx2,fma,f16c"));

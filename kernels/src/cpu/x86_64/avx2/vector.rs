@@ -61,6 +61,16 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) })
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm256_storeu_ps(to, self.0) }
     }

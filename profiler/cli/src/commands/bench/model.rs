@@ -58,6 +58,11 @@ struct Figures {
     load_s: f64,
     weight_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache: Option<&'static str>,
+    /// Bytes of the cache for the prompt and what is generated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     samples_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     energy_per_sample_j: Option<f64>,
@@ -132,6 +137,7 @@ impl ModelBench {
             generate: self.generate,
             load_s,
             weight_bytes: opened.session.weight_bytes(),
+            kv_cache: opened.session.cache_format().map(|format| format.name()),
             ..Figures::default()
         };
         let metered = opened.metered;
@@ -146,6 +152,7 @@ impl ModelBench {
             let tokens = (batch * prompt) as f64;
             figures.prefill_tokens_per_s = Some(tokens / prefill.seconds);
             figures.prefill_ms = Some(prefill.seconds * 1e3);
+            figures.cache_bytes = Some(session.cache_bytes());
             figures.energy_per_prefill_token_j = prefill.energy_j.map(|energy| energy / tokens);
             if self.generate > 0 {
                 let decode = self.measure(SessionWorkload::decode(session, &input)?, &meter, metered)?;

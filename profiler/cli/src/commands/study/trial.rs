@@ -54,6 +54,7 @@ impl Study {
             plan: None,
             calibrate: self.calibrate.clone(),
             threads: self.threads,
+            kv_cache: None,
             context: None,
         };
         let mut opened = open(name, &options)?;
