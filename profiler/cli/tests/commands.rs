@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
 
+#[path = "../../tests/chromium/mod.rs"]
+mod chromium;
 mod program;
 
 use std::fs;
@@ -107,4 +109,8 @@ fn profile_writes_its_files_and_its_rows_add_up_to_the_modules_time() {
     for file in ["profile.json", "layers.csv", "report.html", "trace.json"] {
         assert!(fs::metadata(directory.path().join(file)).unwrap().len() > 1000, "{file}");
     }
+    let page = directory.path().join("comparison.html");
+    let run = joulewise(&["compare", out, out, "--html", page.to_str().unwrap()]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    chromium::check(&page, &["class=\"change\"", "demo:gpt2", "p, corrected"]);
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
 
+#[path = "../../tests/chromium/mod.rs"]
+mod chromium;
 mod program;
 
 use std::fs;
@@ -71,11 +73,12 @@ fn a_resumed_run_ends_with_the_same_files_and_its_plan_can_be_run() {
 
     // What the page shows is there, and what it says follows from the numbers.
     let page = fs::read_to_string(out.join("plan.html")).unwrap();
-    for part in
-        ["<polyline", "class=\"dot plan\"", "class=\"heat", "Spearman", "more sensitive than the layers"]
-    {
+    let parts =
+        ["<polyline", "class=\"dot plan\"", "class=\"heat", "Spearman", "more sensitive than the layers"];
+    for part in parts {
         assert!(page.contains(part), "{part}");
     }
+    chromium::check(&out.join("plan.html"), &parts);
     assert!(!page.contains("http") && !page.contains("undefined") && !page.contains("NaN"));
     let findings = &after["findings"];
     let figures = findings["correlations"]["figures"].as_array().unwrap();

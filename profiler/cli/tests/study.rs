@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
 
+#[path = "../../tests/chromium/mod.rs"]
+mod chromium;
 mod program;
 
 use std::fs;
@@ -64,6 +66,10 @@ fn models_and_strategies_side_by_side() {
     assert_eq!(csv.lines().count(), 1 + rows.len());
     let page = fs::read_to_string(out.join("study.html")).unwrap();
     assert!(page.contains("words:demo:distilbert") && !page.contains("http"), "a page that fetches nothing");
+    chromium::check(
+        &out.join("study.html"),
+        &["class=\"energy\"", "class=\"quality\"", "words:demo:distilbert"],
+    );
 }
 
 #[test]

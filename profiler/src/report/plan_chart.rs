@@ -2,6 +2,8 @@
 //!
 //! Coordinates are in per cent of the drawing, which the page stretches; labels are text of the page beside it.
 
+use std::cmp::Ordering;
+
 use serde::Serialize;
 
 use crate::planner::document::{GroupRow, Pareto, Study};
@@ -26,6 +28,9 @@ struct Dot {
     y: f64,
     class: String,
     label: String,
+    /// Height of the label, and whether it stands on the left.
+    label_y: f64,
+    is_left: bool,
     title: String,
 }
 
@@ -86,13 +91,62 @@ impl Axis {
     }
 
     fn ticks(&self, unit: &str) -> Vec<Tick> {
-        let tick = |value: f64| Tick { at: self.at(value), label: si(value, unit).replace(".00", "") };
+        let label = |value: f64| {
+            let text = si(value, unit);
+            let (number, rest) = text.split_once(' ').unwrap_or((&text, ""));
+            let number = if number.contains('.') {
+                number.trim_end_matches('0').trim_end_matches('.')
+            } else {
+                number
+            };
+            format!("{number} {rest}")
+        };
+        let tick = |value: f64| Tick { at: self.at(value), label: label(value) };
         if self.is_logarithmic {
             let step = ((self.high - self.low) / 6.0).ceil().max(1.0);
             let count = ((self.high - self.low) / step).floor() as usize;
             return (0..=count).map(|i| tick(10f64.powf(self.low + step * i as f64))).collect();
         }
-        (0..=4).map(|i| tick(self.high * f64::from(i) / 4.0)).collect()
+        // 1, 2 or 5 of a power of ten, so that there are four to eight.
+        let decade = 10f64.powf((self.high / 3.0).log10().floor());
+        let step = [5.0, 2.0].into_iter().map(|of| of * decade).find(|step| 3.0 * step <= self.high);
+        let step = step.unwrap_or(decade);
+        (0..=(self.high / step * (1.0 + 1e-9)).floor() as usize).map(|i| tick(step * i as f64)).collect()
+    }
+}
+
+/// Puts labels where they do not cover each other: beside their dots, else a line or more above or below. The size of text
+/// is that of a drawing half as wide as the page.
+fn place_labels(dots: &mut [Dot]) {
+    const LINE: f64 = 4.4;
+    const LETTER: f64 = 1.5;
+    const GAP: f64 = 2.0;
+    let mut order: Vec<usize> = (0..dots.len()).filter(|&i| !dots[i].label.is_empty()).collect();
+    // The plan keeps its place, then from the top down.
+    order.sort_by(|&a, &b| {
+        (dots[a].class != "plan", dots[a].y)
+            .partial_cmp(&(dots[b].class != "plan", dots[b].y))
+            .unwrap_or(Ordering::Equal)
+    });
+    // Dots are in the way, too.
+    let mut taken: Vec<[f64; 3]> = dots.iter().map(|dot| [dot.x - GAP, dot.x + GAP, dot.y]).collect();
+    for index in order {
+        let dot = &dots[index];
+        let width = LETTER * dot.label.chars().count() as f64;
+        let shifts =
+            (0..=8).map(|step: i32| f64::from((step + 1) / 2) * if step % 2 == 0 { LINE } else { -LINE });
+        let sides = [false, true].map(|is_left| {
+            let from = if is_left { dot.x - GAP - width } else { dot.x + GAP };
+            (is_left, from, from + width)
+        });
+        let places = shifts.flat_map(|shift| sides.map(|side| (side, dot.y + shift)));
+        let is_free = |((_, from, to), y): &((bool, f64, f64), f64)| {
+            let covers = |other: &[f64; 3]| *from < other[1] && other[0] < *to && (y - other[2]).abs() < LINE;
+            *from >= 0.0 && *to <= 100.0 && (0.0..=100.0).contains(y) && !taken.iter().any(covers)
+        };
+        let ((is_left, from, to), y) = places.into_iter().find(is_free).unwrap_or((sides[0], dot.y));
+        taken.push([from, to, y]);
+        (dots[index].is_left, dots[index].label_y) = (is_left, y);
     }
 }
 
@@ -138,6 +192,8 @@ impl Plot {
             y: 100.0 - y.at(*cost),
             class: if model.name == plan.name { "plan" } else { "uniform" }.to_owned(),
             label: model.name.clone(),
+            label_y: 0.0,
+            is_left: false,
             title: format!(
                 "{}: {} at a loss of {}",
                 model.name,
@@ -145,8 +201,10 @@ impl Plot {
                 si(*loss, "nats")
             ),
         });
+        let mut dots: Vec<Dot> = dots.collect();
+        place_labels(&mut dots);
         Some(Plot {
-            dots: dots.collect(),
+            dots,
             line: line.trim_end().to_owned(),
             x_ticks: x.ticks("nats"),
             y_ticks: flipped(y.ticks(objective.unit())),
@@ -170,6 +228,8 @@ impl Plot {
             y: 100.0 - y.at(*nats),
             class: group.kind.replace('.', "-").replace(" + ", " "),
             label: String::new(),
+            label_y: 0.0,
+            is_left: false,
             title: format!("{} ({}): {}, {}", group.name, group.kind, si(*energy_j, "J"), si(*nats, "nats")),
         });
         Some(Plot {
@@ -255,8 +315,36 @@ mod tests {
         assert!(axis.ticks("nats").iter().all(|tick| (4.0..=96.0).contains(&tick.at)));
         let axis = Axis::linear([2.0, 8.0].into_iter());
         assert_eq!((axis.at(0.0), axis.at(4.0), axis.at(8.0)), (4.0, 50.0, 96.0));
+        let labels: Vec<String> = axis.ticks("J").into_iter().map(|tick| tick.label).collect();
+        assert_eq!(labels, ["0 J", "2 J", "4 J", "6 J", "8 J"]);
         for empty in [Axis::logarithmic(std::iter::empty()), Axis::linear(std::iter::empty())] {
             assert!(empty.at(1.0).is_finite() && empty.ticks("J").len() >= 2);
+        }
+    }
+
+    #[test]
+    fn labels_do_not_cover_each_other() {
+        let dot = |x: f64, y: f64| Dot {
+            x,
+            y,
+            class: "uniform".to_owned(),
+            label: "int8-dynamic".to_owned(),
+            label_y: 0.0,
+            is_left: false,
+            title: String::new(),
+        };
+        let mut dots =
+            vec![dot(50.0, 50.0), dot(51.0, 51.0), dot(52.0, 49.0), dot(97.0, 50.0), dot(2.0, 50.0)];
+        place_labels(&mut dots);
+        assert!(dots[3].is_left && !dots[4].is_left);
+        for (index, a) in dots.iter().enumerate() {
+            for b in &dots[..index] {
+                assert!(
+                    a.is_left != b.is_left
+                        || (a.label_y - b.label_y).abs() >= 4.0
+                        || (a.x - b.x).abs() > 20.0
+                );
+            }
         }
     }
 }
