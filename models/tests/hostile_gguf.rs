@@ -127,11 +127,12 @@ fn tokenizers_that_do_not_fit_together_are_refused() {
     };
     let texts = |values: &[&str]| list(8, values.iter().map(|value| text(value)).collect());
     let numbers = |values: &[f32]| list(6, values.iter().map(|x| x.to_le_bytes().to_vec()).collect());
-    let refused = |mut pairs: Vec<Vec<u8>>| {
+    let read = |mut pairs: Vec<Vec<u8>>| {
         let epsilon = pair("llama.attention.layer_norm_rms_epsilon", 6, &1e-5f32.to_le_bytes());
         pairs.extend([architecture("llama"), epsilon]);
-        Gguf::from_bytes("x.gguf", file(&pairs, &[], 0)).unwrap_err().to_string()
+        Gguf::from_bytes("x.gguf", file(&pairs, &[], 0))
     };
+    let refused = |pairs: Vec<Vec<u8>>| read(pairs).unwrap_err().to_string();
     let model = |name: &str| pair("tokenizer.ggml.model", 8, &text(name));
     let tokens = |list: &[&str]| pair("tokenizer.ggml.tokens", 9, &texts(list));
     let scores = |list: &[f32]| pair("tokenizer.ggml.scores", 9, &numbers(list));
@@ -149,6 +150,10 @@ fn tokenizers_that_do_not_fit_together_are_refused() {
     let unfit = refused(vec![model("gpt2"), pre("gpt-2"), tokens(&["a"]), merges]);
     assert!(unfit.contains("x.gguf is not a usable tokenizer"), "{unfit}");
     assert!(refused(vec![model("bert"), tokens(&["a"])]).contains("unknown_token_id` is not a token"));
+    let bos = |id: u32| pair("tokenizer.ggml.bos_token_id", 4, &id.to_le_bytes());
+    let beyond = refused(vec![model("llama"), tokens(&["a"]), scores(&[0.0]), bos(1)]);
+    assert!(beyond.contains("`tokenizer.ggml.bos_token_id` is not in the vocabulary"), "{beyond}");
+    assert!(read(vec![model("llama"), tokens(&["a"]), scores(&[0.0]), bos(u32::MAX)]).is_ok());
     // A token as long as a book is a bomb, not a word.
     let bomb = "x".repeat(2000);
     assert!(refused(vec![model("llama"), tokens(&[&bomb]), scores(&[0.0])]).contains("at most 1024 bytes"));

@@ -253,13 +253,13 @@ impl Architecture {
             set("rope_scaling", scaling);
         }
         for (key, name) in [("bos", "bos_token_id"), ("padding", "pad_token_id")] {
-            if let Some(id) = metadata.unsigned(&format!("tokenizer.ggml.{key}_token_id"))? {
+            if let Some(id) = metadata.token_id(key)? {
                 set(name, json!(id));
             }
         }
         let mut ends = Vec::new();
         for key in ["eos", "eot", "eom"] {
-            ends.extend(metadata.unsigned(&format!("tokenizer.ggml.{key}_token_id"))?);
+            ends.extend(metadata.token_id(key)?);
         }
         set("eos_token_id", json!(ends));
         let config = ModelConfig::from_fields(metadata.origin(), config);

@@ -125,6 +125,13 @@ impl Metadata {
         }
     }
 
+    /// The id of a special token, by the middle of its key.
+    pub(super) fn token_id(&self, name: &str) -> Result<Option<u64>> {
+        // What files write for "none".
+        const NONE: u64 = u32::MAX as u64;
+        Ok(self.unsigned(&format!("tokenizer.ggml.{name}_token_id"))?.filter(|id| *id != NONE))
+    }
+
     pub(super) fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.values.get(key) {
             None => Ok(None),

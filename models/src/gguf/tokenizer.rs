@@ -136,9 +136,10 @@ impl<'a> Vocabulary<'a> {
 
     /// A special token by the middle of its key: its text and id.
     fn special(&self, name: &str) -> Result<Option<(&'a str, u64)>> {
-        let id = self.metadata.unsigned(&format!("tokenizer.ggml.{name}_token_id"))?;
-        // Files write 2^32 - 1 for "none".
-        Ok(id.and_then(|id| Some((*self.tokens.get(usize::try_from(id).ok()?)?, id))))
+        let Some(id) = self.metadata.token_id(name)? else { return Ok(None) };
+        let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        token.map(|token| Some((*token, id))).ok_or_else(|| self.metadata.wrong(&key, "in the vocabulary"))
     }
 
     fn needed(&self, name: &str) -> Result<(&'a str, u64)> {

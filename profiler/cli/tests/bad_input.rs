@@ -232,6 +232,17 @@ fn calibration() {
 }
 
 #[test]
+fn formats_of_the_cache() {
+    let generate = |cache: &str| {
+        let run = ["generate", "demo:gpt2", "The film", "--max-tokens", "4", "--device", "cpu", "--kv-cache"];
+        joulewise(&[&run[..], &[cache]].concat())
+    };
+    assert_eq!(generate("int8").code, 0);
+    let unknown = generate("int4");
+    assert!(unknown.code == 2 && unknown.stderr.contains("f32, f16 or int8"), "{}", unknown.stderr);
+}
+
+#[test]
 fn devices_and_folders() {
     // Where there is a GPU, asking for it is no mistake.
     let run = joulewise(&["verify", "demo:gpt2", "--device", "cuda"]);
