@@ -100,6 +100,35 @@ fn what_cannot_run_does_not_stop_the_rest() {
 }
 
 #[test]
+fn a_resumed_study_keeps_the_trials_that_were_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, out) = (directory.path().join("dev.tsv"), directory.path().join("out"));
+    fs::write(&data, SENTENCES).unwrap();
+    let study = |more: &[&str]| {
+        let common = ["study", "demo:distilbert", "--strategies", "fp32,int4", "--seconds", "0.001"];
+        let paths = ["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--device", "cpu"];
+        joulewise(&[&common[..], &paths, more].concat())
+    };
+    assert_eq!(study(&["--rounds", "2"]).code, 0);
+    let journal = out.join("study-journal.jsonl");
+    let whole = fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    assert_eq!(lines.len(), 1 + 4, "what the run is, and its trials");
+    // As if it had been killed while the third trial was written.
+    let kept = lines[..3].join("\n") + "\n";
+    fs::write(&journal, kept.clone() + &lines[3][..lines[3].len() / 2]).unwrap();
+    let resumed = study(&["--rounds", "3", "--resume"]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    let resumed = fs::read_to_string(&journal).unwrap();
+    assert!(resumed.starts_with(&kept) && resumed.lines().count() == 1 + 6, "{resumed}");
+    let study_json: Value = serde_json::from_slice(&fs::read(out.join("study.json")).unwrap()).unwrap();
+    let counts: Vec<_> = study_json["rows"].as_array().unwrap().iter().map(|row| &row["n_trials"]).collect();
+    assert_eq!(counts, [3, 3]);
+    let other = study(&["--rounds", "3", "--resume", "--seed", "1"]);
+    assert!(other.code == 2 && other.stderr.contains("belongs to another run"), "{}", other.stderr);
+}
+
+#[test]
 fn mistakes_are_said_before_anything_is_measured() {
     let refused = |arguments: &[&str]| {
         let (run, _directory, out) = study(arguments);

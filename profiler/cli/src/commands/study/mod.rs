@@ -10,9 +10,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use joulewise_engine::Strategy;
 use joulewise_models::demo;
+use joulewise_profiler::planner::journal::Journal;
 use joulewise_profiler::report::study::{notes, table, write};
 use joulewise_profiler::study::{Failure, Study as Document, Trial, order};
 use joulewise_profiler::task::sst2;
+use serde_json::json;
 
 use super::profile::{catch_interrupt, prepare_folder};
 use super::show_table;
@@ -57,6 +59,9 @@ pub(crate) struct Study {
     /// Seed of the order of trials.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Go on with the interrupted study in the folder: trials that were done are not run again.
+    #[arg(long)]
+    resume: bool,
     /// Folder for the files.
     #[arg(long, default_value = "joulewise-out")]
     out: PathBuf,
@@ -88,21 +93,30 @@ impl Study {
             .flat_map(|model| self.strategies.iter().map(|strategy| (model.clone(), strategy.to_string())))
             .collect();
         let data = self.data.as_deref().map_or("SST-2 excerpt".to_owned(), |path| path.display().to_string());
+        let mut journal = self.journal(&data, sentences.len())?;
         let mut study = Document::new(&data, sentences.len());
         let (mut trials, mut failures): (Vec<Trial>, Vec<Failure>) = (Vec::new(), Vec::new());
         let order = order(configurations.len(), self.rounds.get(), self.seed);
         let bar = output::progress("study", order.len() as u64);
-        for index in order {
+        for (at, index) in order.into_iter().enumerate() {
             let (model, strategy) = &configurations[index];
             let has_failed = |failure: &Failure| failure.model == *model && failure.strategy == *strategy;
             bar.set_message(format!("{model} {strategy}"));
             if !failures.iter().any(has_failed) {
-                let trial = start(model, strategy);
+                let key = format!("trial {at}");
+                let kept: Option<Trial> = journal.get(&key)?;
+                let is_kept = kept.is_some();
+                let trial = kept.map_or_else(|| start(model, strategy), Ok);
                 if interrupted.load(Ordering::Relaxed) {
                     break;
                 }
                 match trial {
-                    Ok(trial) => trials.push(trial),
+                    Ok(trial) => {
+                        if !is_kept {
+                            journal.put(&key, &trial)?;
+                        }
+                        trials.push(trial);
+                    }
                     Err(error) => failures.push(Failure {
                         model: model.clone(),
                         strategy: strategy.clone(),
@@ -125,7 +139,7 @@ impl Study {
         let files = write(&self.out, &study)?;
         self.print(&study, &files)?;
         if !study.is_complete {
-            bail!("interrupted; what was measured until then is in {}", self.out.display());
+            bail!("interrupted; what was measured until then is in {}, --resume goes on", self.out.display());
         }
         Ok(if study.failures.is_empty() { Verdict::Passed } else { Verdict::Failed })
     }
@@ -140,6 +154,22 @@ impl Study {
             output::line(format!("failed: {model} in {strategy}: {reason}"))?;
         }
         files.iter().try_for_each(|file| output::line(format!("wrote {}", file.display())))
+    }
+
+    /// What a study has in common with another whose trials it may take over. More rounds go on where fewer ended.
+    fn journal(&self, data: &str, n_sentences: usize) -> Result<Journal> {
+        let strategies: Vec<String> = self.strategies.iter().map(Strategy::to_string).collect();
+        let run = json!({
+            "models": self.models,
+            "strategies": strategies,
+            "data": [data, n_sentences],
+            "device": format!("{:?}", self.device).to_lowercase(),
+            "calibrate": self.calibrate,
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "seed": self.seed,
+        });
+        Ok(Journal::open(&self.out.join("study-journal.jsonl"), &run, self.resume)?)
     }
 
     /// The sentences and their labels.
