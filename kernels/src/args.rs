@@ -116,6 +116,12 @@ pub enum ActivationKind {
     Tanh,
 }
 
+impl ActivationKind {
+    /// Every function.
+    pub const ALL: [ActivationKind; 6] =
+        [Self::GeluErf, Self::GeluTanh, Self::GeluSigmoid, Self::Relu, Self::Silu, Self::Tanh];
+}
+
 /// `y [m, n] = f(x [m, n])`.
 #[derive(Debug)]
 pub struct Activate<'a> {

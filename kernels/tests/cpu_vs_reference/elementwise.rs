@@ -5,15 +5,6 @@ use joulewise_kernels::reference;
 
 use crate::{EPSILON, Matrix, Random, assert_close, kernels};
 
-const KINDS: [ActivationKind; 6] = [
-    ActivationKind::GeluErf,
-    ActivationKind::GeluTanh,
-    ActivationKind::GeluSigmoid,
-    ActivationKind::Relu,
-    ActivationKind::Silu,
-    ActivationKind::Tanh,
-];
-
 /// Relative to `|x|` for functions that behave like `x` or `0`, to `|tanh x|` for tanh: the rounded argument of an
 /// exponential moves a sigmoid by at most `max |u sigmoid'(u)| < 0.23` roundings of `u`, which is itself at most
 /// six roundings old; the exponential, the sum, the quotient and the product add six more.
@@ -39,7 +30,7 @@ fn activations_match() {
     let n = data.len();
     let x = Matrix { data, rows: 1, cols: n, stride: n };
     for kernels in kernels() {
-        for kind in KINDS {
+        for kind in ActivationKind::ALL {
             let (mut y, mut expected) = (vec![f32::NAN; n], vec![0.0; n]);
             let args = |data| Activate { kind, x: x.view(), y: RowsMut { data, rows: 1, cols: n } };
             kernels.activate(args(&mut y)).unwrap();
@@ -57,7 +48,7 @@ fn elementwise_shapes() {
         for _ in 0..40 {
             let (m, n) = (1 + random.below(40), 1 + random.below(700));
             let (a, b) = (random.matrix(m, n), random.matrix(m, n));
-            let kind = random.choose(&KINDS);
+            let kind = random.choose(&ActivationKind::ALL);
             let (mut y, mut expected) = (vec![f32::NAN; m * n], vec![0.0; m * n]);
             let gate =
                 |data| Gate { kind, gate: a.view(), up: b.view(), y: RowsMut { data, rows: m, cols: n } };

@@ -8,15 +8,6 @@ use joulewise_kernels::reference;
 
 use crate::{F32_BOUND, FORMATS, Gpu, Random, close, with_kernels};
 
-const KINDS: [ActivationKind; 6] = [
-    ActivationKind::GeluErf,
-    ActivationKind::GeluTanh,
-    ActivationKind::GeluSigmoid,
-    ActivationKind::Relu,
-    ActivationKind::Silu,
-    ActivationKind::Tanh,
-];
-
 #[test]
 fn rows_and_element_wise_functions() {
     with_kernels(|kernels| {
@@ -37,7 +28,7 @@ fn rows_and_element_wise_functions() {
             let y = gpu.poisoned(rows * cols);
             let out = DeviceRows::dense(&y, rows, cols);
             let mut expected = vec![0.0; rows * cols];
-            let kind = KINDS[round % 6];
+            let kind = ActivationKind::ALL[round % 6];
 
             kernels.activate(kind, view(&x), out).unwrap();
             let ry = RowsMut { data: &mut expected, rows, cols };
