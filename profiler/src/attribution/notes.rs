@@ -37,10 +37,16 @@ pub(super) fn all(
     let ratio = |closure: &Option<crate::report::json::EnergyClosure>| closure.as_ref()?.ratio;
     match (attribution, ratio(&closure.regression), ratio(&closure.replay)) {
         (Attribution::Regression, Some(ratio), _) if (ratio - 1.0).abs() > CLOSES_WITHIN => {
+            let half_width = closure.regression.as_ref().and_then(|closure| closure.ratio_ci95).unwrap_or(0.0);
+            let why = if (ratio - 1.0).abs() <= half_width {
+                "more trials would tell whether that is all of it"
+            } else {
+                "neighbours share work that none of them does alone, weights were warmer or colder in the extra runs \
+                 than in the program, or the machine was busy; the row `unattributed` says how much"
+            };
+            let interval = if half_width > 0.0 { format!(" ± {:.0}", 100.0 * half_width) } else { String::new() };
             notes.push(format!(
-                "by regression the modules account for {:.0} % of the whole: neighbours share work that none of them \
-                 does alone, weights were warmer or colder in the extra runs than in the program, or the machine was \
-                 busy; the row `unattributed` says how much",
+                "by regression the modules account for {:.0}{interval} % of the whole: {why}",
                 100.0 * ratio
             ));
         }
