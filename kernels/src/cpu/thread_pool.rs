@@ -110,6 +110,14 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
+    /// Whether of so many tasks `task` and the one behind it are of the same thread's share.
+    pub(super) fn are_of_one_share(&self, task: usize, tasks: usize) -> bool {
+        (0..self.threads()).any(|thread| {
+            let share = self.shared.share(thread, tasks);
+            share.contains(&task) && share.contains(&(task + 1))
+        })
+    }
+
     /// Calls `f(0)`, `f(1)` .. `f(tasks - 1)`, each once, on all threads, and returns when all are done.
     ///
     /// Each thread first takes the tasks of its own share, a contiguous part of them, one by one in order, and then those

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::float;
-use super::split::{Blocks, share};
+use super::split::{Blocks, Task, share};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
 use crate::cpu::grid::Grid;
@@ -47,7 +47,7 @@ pub(super) fn multiply(
         inputs.split(kernels, &x, [&mut *digits, &mut *sums, &mut *scales]);
         let product = Product { inputs, digits, sums, scales, w, bias, y: Output::new(y) };
         let task_blocks = TASK_ROWS / fixed.rows;
-        share(&kernels.pool, w, &product.inputs.blocks, task_blocks, &|panels, blocks| {
+        share(&kernels.pool, w, &product.inputs.blocks, task_blocks, &|Task { panels, blocks, .. }| {
             product.task(panels, blocks);
         });
         for (r, scale) in scales.iter().enumerate() {

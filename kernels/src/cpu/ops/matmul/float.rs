@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::ptr;
 
-use super::split::{Blocks, share};
+use super::split::{Blocks, Task, share};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
 use crate::cpu::op_table::{Interleave, K_BLOCK, OpTable, PANELS, PanelProduct, RowOrder, Wanted};
@@ -95,7 +95,7 @@ struct Product<'a> {
 impl Product<'_> {
     fn run(&self, kernels: &CpuKernels) {
         let task_blocks = (TASK_ROWS / self.table.panel_rows).max(1);
-        share(&kernels.pool, self.w, &self.blocks, task_blocks, &|panels, blocks| {
+        share(&kernels.pool, self.w, &self.blocks, task_blocks, &|Task { panels, blocks, .. }| {
             if blocks == (0..1) && self.blocks.rows(0).len() <= self.table.few_rows {
                 self.few_rows(panels);
             } else {

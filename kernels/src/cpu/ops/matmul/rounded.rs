@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::End;
-use super::split::{Blocks, share};
+use super::split::{Blocks, Task, share};
 use crate::args::{InputRounding, Rows};
 use crate::cpu::CpuKernels;
 use crate::cpu::op_table::{
@@ -51,7 +51,7 @@ pub(super) fn multiply(
         let product =
             Product { kernels: rounded, x, x_rows, pieces, w, bias, end, y: Output::new(y), blocks };
         let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
-        share(&kernels.pool, w, &product.blocks, task_blocks, &|panels, blocks| product.task(panels, blocks));
+        share(&kernels.pool, w, &product.blocks, task_blocks, &|task| product.task(task));
     });
 }
 
@@ -109,7 +109,7 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// All blocks meet some panels before they meet the next ones, which come from memory meanwhile.
-    fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
+    fn task(&self, Task { panels, blocks, ahead }: Task) {
         if blocks.len() == 1 {
             self.multiply(panels, blocks.start, (ptr::null(), 0));
             return;
@@ -117,12 +117,11 @@ impl Product<'_> {
         let together = if blocks.len() > FEW_BLOCKS {
             (MANY_BLOCKS_WEIGHTS / self.w.panel_size()).max(PANELS)
         } else {
-            // At least two groups, so that there are next ones to fetch.
-            (FEW_BLOCKS_WEIGHTS / self.w.panel_size()).clamp(1, panels.len().div_ceil(2))
+            (FEW_BLOCKS_WEIGHTS / self.w.panel_size()).max(1)
         };
         for first in panels.clone().step_by(together) {
             let end = panels.end.min(first + together);
-            let next = panels.end.min(end + together) - end;
+            let next = ahead.min(end + together) - end;
             let lines = (next * self.w.panel_size()).div_ceil(LINE_BYTES).div_ceil(blocks.len());
             for (index, block) in blocks.clone().enumerate() {
                 let wanted = match next {

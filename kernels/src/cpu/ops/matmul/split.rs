@@ -14,8 +14,8 @@ const TASKS_PER_READER: usize = 64;
 /// thread, ten times a fork and join.
 const BREAK_EVEN: usize = 1_000_000;
 /// Rows from which on a thread has rows of its own: it reads all weights, but what it writes stays in its caches, where the
-/// next operation looks for it. From so many on a core's tiles are busier than its reading of weights from L3.
-const OWN_ROWS: usize = 64;
+/// next operation looks for it. With fewer, reading all weights from L3 takes longer than multiplying them.
+const OWN_ROWS: usize = 128;
 /// What a core can compute while it reads a byte of weights from L3.
 const FLOPS_PER_BYTE: usize = 8;
 
@@ -39,36 +39,50 @@ impl Blocks {
     }
 }
 
-/// Calls `task(panels, blocks)` until all panels have met all blocks, on several threads when that pays; a task gets at
-/// most `task_blocks` blocks.
+/// A part of a product.
+pub(super) struct Task {
+    pub(super) panels: Range<usize>,
+    pub(super) blocks: Range<usize>,
+    /// Panels up to here meet the same blocks on the same thread next, unless another one helps: worth fetching ahead.
+    pub(super) ahead: usize,
+}
+
+/// Calls `task` until all panels have met all blocks, on several threads when that pays; a task gets at most
+/// `task_blocks` blocks.
 pub(super) fn share(
     pool: &ThreadPool,
     w: &PackedMatrix,
     blocks: &Blocks,
     task_blocks: usize,
-    task: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
+    task: &(dyn Fn(Task) + Sync),
 ) {
     let (panels, count) = (w.panels(), blocks.count);
     let flops = 2 * blocks.m * w.k() * panels * w.panel_width();
     let work = flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE);
     if work < BREAK_EVEN || pool.threads() == 1 {
         for block in (0..count).step_by(task_blocks) {
-            task(0..panels, block..count.min(block + task_blocks));
+            task(Task { panels: 0..panels, blocks: block..count.min(block + task_blocks), ahead: panels });
         }
         return;
     }
     let tasks = pool.threads() * if count == 1 { TASKS_PER_READER } else { TASKS_PER_THREAD };
     // Panels stay together that a product of few rows takes at once, where there are enough of them.
-    let group = if panels >= PANELS * pool.threads() { PANELS } else { 1 };
+    let group = if count == 1 && panels >= PANELS * pool.threads() { PANELS } else { 1 };
     let groups = panels.div_ceil(group);
     let own_rows = if blocks.m >= pool.threads() * OWN_ROWS { pool.threads() } else { 1 };
     // Few panels leave threads idle unless the rows are shared out too.
     let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(groups)).max(own_rows).min(count);
     let panel_tasks = tasks.div_ceil(row_tasks).min(groups);
-    pool.run(row_tasks * panel_tasks, &|index| {
+    let tasks = row_tasks * panel_tasks;
+    pool.run(tasks, &|index| {
         let (row_task, panel_task) = (index / panel_tasks, index % panel_tasks);
         let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
-        let groups = part(groups, panel_tasks, panel_task);
-        task(groups.start * group..panels.min(groups.end * group), part(count, row_tasks, row_task));
+        let panels = |task: usize| {
+            let groups = part(groups, panel_tasks, task);
+            groups.start * group..panels.min(groups.end * group)
+        };
+        let goes_on = panel_task + 1 < panel_tasks && pool.are_of_one_share(index, tasks);
+        let ahead = if goes_on { panels(panel_task + 1).end } else { panels(panel_task).end };
+        task(Task { panels: panels(panel_task), blocks: part(count, row_tasks, row_task), ahead });
     });
 }
