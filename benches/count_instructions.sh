@@ -14,20 +14,23 @@ count() {
     wc -l < "$log"
 }
 
-echo "| product | instruction set | weights | instructions | per multiply-add | f32 NEON / this |"
-echo "|---|---|---|--:|--:|--:|"
+echo "| product | instruction set | weights | inputs | instructions | per multiply-add | f32 NEON / this |"
+echo "|---|---|---|---|--:|--:|--:|"
 for m in ${2:-1 16}; do
-    sizes="$m 64 768"
+    sizes="$m 256 768"
     baseline=
-    for row in "neon f32" "neon int8" "neon-dotprod int8" "neon-i8mm int8"; do
+    for row in "neon f32 f32" "neon f16 f32" \
+        "neon int8 int8" "neon-dotprod int8 int8" "neon-i8mm int8 int8" \
+        "neon int8 f32" "neon-dotprod int8 f32" "neon int4 f32" "neon-dotprod int4 f32" \
+        "neon mxfp4 f32" "neon-dotprod mxfp4 f32" "neon nvfp4 f32" "neon-dotprod nvfp4 f32"; do
         # shellcheck disable=SC2086 # words on purpose
         once=$(count $row $sizes 1)
         # shellcheck disable=SC2086
         twice=$(count $row $sizes 2)
         instructions=$((twice - once))
         baseline=${baseline:-$instructions}
-        echo "$m 64 768 $row $instructions $baseline" | awk '{
-            printf "| %d x %d x %d | %s | %s | %d | %.3f | %.2f |\n",
-                $1, $2, $3, $4, $5, $6, $6 / ($1 * $2 * $3), $7 / $6 }'
+        echo "$sizes $row $instructions $baseline" | awk '{
+            printf "| %d x %d x %d | %s | %s | %s | %d | %.3f | %.2f |\n",
+                $1, $2, $3, $4, $5, $6, $7, $7 / ($1 * $2 * $3), $8 / $7 }'
     done
 done

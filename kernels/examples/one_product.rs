@@ -1,6 +1,6 @@
 //! Multiplies matrices a given number of times and does nothing else, for whoever counts instructions.
 //!
-//! `one_product ISA FORMAT M N K TIMES`; 8-bit integers get inputs rounded row by row, other formats floats.
+//! `one_product ISA FORMAT INPUTS M N K TIMES`, `INPUTS` being `f32` or `int8`: rounded row by row.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 /// `None` when the arguments make no sense here.
 fn run(words: &[&str]) -> Option<()> {
-    let [isa, format, sizes @ ..] = words else { return None };
+    let [isa, format, inputs, sizes @ ..] = words else { return None };
     let sizes: Vec<usize> = sizes.iter().map(|size| size.parse().ok()).collect::<Option<_>>()?;
     let [m, n, k, times] = sizes[..] else { return None };
     let isa = *Isa::ALL.iter().find(|known| known.name() == *isa)?;
@@ -39,7 +39,11 @@ fn run(words: &[&str]) -> Option<()> {
     };
     let x: Vec<f32> = (0..m * k).map(value).collect();
     let mut y = vec![0.0; m * n];
-    let rounding = if format == Format::Int8 { InputRounding::PerToken } else { InputRounding::None };
+    let rounding = match *inputs {
+        "f32" => InputRounding::None,
+        "int8" => InputRounding::PerToken,
+        _ => return None,
+    };
     for _ in 0..times {
         let x = Rows { data: &x, rows: m, cols: k, stride: k };
         let y = RowsMut { data: &mut y, rows: m, cols: n };

@@ -50,6 +50,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with VNNI for registers of AVX2.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, BW, VL and DQ.
     Avx512,
     /// The same with VNNI.
@@ -69,6 +71,7 @@ impl Isa {
     pub const ALL: &'static [Self] = &[
         Self::Scalar,
         Self::Avx2,
+        Self::Avx2Vnni,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Amx,
@@ -82,6 +85,7 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Amx => "amx",
@@ -258,6 +262,8 @@ fn table(isa: Isa) -> Option<&'static OpTable> {
         Isa::Scalar => Some(&scalar::TABLE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86_64::avx2::is_available().then_some(&x86_64::avx2::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2Vnni => x86_64::avx2::has_vnni().then_some(&x86_64::avx2::VNNI_TABLE),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86_64::avx512::is_available().then_some(&x86_64::avx512::TABLE),
         #[cfg(target_arch = "x86_64")]

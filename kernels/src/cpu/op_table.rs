@@ -227,9 +227,9 @@ pub(super) const DIGITS: usize = 3;
 /// meanwhile but `y`, which nobody touches, `1 <= rows <= FixedKernels::rows`, and `cols` ends in the last panel.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every processor has a kernel"))]
 pub(super) struct FixedProduct {
-    /// `[pieces, rows, DIGITS, 64]` bytes as [`SplitRow`] writes them, `k` padded with zeros.
+    /// `[pieces, rows, DIGITS * 64]` bytes as [`SplitRow`] says, `k` padded with zeros.
     pub(super) x: *const i8,
-    /// `[blocks, rows, DIGITS]`: what the offset of the weights adds to the sums of digits, negated.
+    /// `[blocks, rows, DIGITS]`: what moving up the weights adds to the sums of digits, negated.
     pub(super) x_sums: *const i32,
     /// `[rows]`.
     pub(super) x_scales: *const f32,
@@ -260,10 +260,11 @@ pub(super) struct FixedProduct {
 pub(super) struct SplitRow<'a> {
     pub(super) x: &'a [f32],
     /// Pieces of [`PIECE_BYTES`] terms, `piece_stride` bytes apart: `DIGITS` times so many bytes, zero behind the last
-    /// term. Where a byte of weights holds two codes, the even ones of eight terms come before the odd ones.
+    /// term, in the order that `multiply` reads. Where a byte of weights holds two codes, the even ones of eight terms
+    /// come before the odd ones.
     pub(super) digits: &'a mut [i8],
     pub(super) piece_stride: usize,
-    /// Of block `b` from `b * sum_stride` on: its digits' sums times minus the offset.
+    /// Of block `b` from `b * sum_stride` on: its digits' sums times minus what `multiply` adds to weights.
     pub(super) sums: &'a mut [i32],
     pub(super) sum_stride: usize,
     pub(super) block_len: usize,

@@ -112,7 +112,7 @@ fn check_values(
 fn moved(kernels: &CpuKernels, format: Format, x: &[f32], weights: &[f32]) -> f64 {
     let on_grid = [Format::Int8, Format::Int4, Format::Mxfp4, Format::Nvfp4].contains(&format);
     let half_step = match kernels.isa() {
-        Isa::Avx512Vnni | Isa::Amx if on_grid => {
+        Isa::Avx2Vnni | Isa::Avx512Vnni | Isa::Amx | Isa::NeonDotprod | Isa::NeonI8mm if on_grid => {
             let largest = x.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
             (largest / f64::from(1 << 23)).max(f64::from(f32::MIN_POSITIVE) / 2.0)
         }

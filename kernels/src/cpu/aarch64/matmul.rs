@@ -100,9 +100,18 @@ unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct, weight: W) {
         first = end;
         // A copy, so that the sums themselves, which are never indexed by a variable, stay in registers.
         let sums = sums;
-        for i in 0..4 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { add_block(p, &sums, i, block, is_first, end == p.k) };
+        // SAFETY: the caller's promise is passed on; scales are readable for whole panels.
+        unsafe {
+            let scales = match &p.scales {
+                Scales::Blocks(scales) => scale::load(scales, scales.first, block),
+                Scales::Rows(scales) if end == p.k => {
+                    [0, 4, 8, 12].map(|column| vld1q_f32(scales.wrapping_add(column)))
+                }
+                _ => [vdupq_n_f32(1.0); 4],
+            };
+            for i in 0..4 {
+                add_block(p, &sums, i, scales[i], is_first, end == p.k);
+            }
         }
         if let Scales::Blocks(scales) = p.scales
             && end.is_multiple_of(scales.block_len)
@@ -122,7 +131,7 @@ unsafe fn add_block<const ROWS: usize>(
     p: &PanelProduct,
     sums: &[[float32x4_t; 4]; ROWS],
     quarter: usize,
-    block: usize,
+    scale: float32x4_t,
     is_first: bool,
     is_last: bool,
 ) {
@@ -131,14 +140,9 @@ unsafe fn add_block<const ROWS: usize>(
     if columns == 0 {
         return;
     }
-    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, of which `columns` are left here; scales are
-    // readable for whole panels.
+    // SAFETY: row `r < rows` of `y` and the bias have `cols` columns, of which `columns` are left here.
     unsafe {
-        let scale = F32x4::from(match &p.scales {
-            Scales::Rows(scales) if is_last => vld1q_f32(scales.wrapping_add(column)),
-            Scales::Blocks(scales) => scale::load(scales, scales.first, block * PANEL_WIDTH + column),
-            _ => vdupq_n_f32(1.0),
-        });
+        let scale = F32x4::from(scale);
         for r in 0..ROWS {
             let y = p.y.wrapping_add(r * p.y_stride + column);
             let sum = F32x4::from(sums[r][quarter]);

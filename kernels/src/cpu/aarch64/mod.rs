@@ -4,6 +4,7 @@
 //! processor that has it; the tables are reachable only through [`Isa::is_available`].
 //! Dot-product and matrix instructions are written in assembly, the language's own functions for them being unstable.
 
+mod fixed;
 mod integer;
 mod matmul;
 mod scale;
@@ -42,12 +43,16 @@ pub(super) const TABLE: OpTable = OpTable {
 };
 
 /// With dot products of bytes.
-pub(super) const DOTPROD_TABLE: OpTable =
-    OpTable { isa: Isa::NeonDotprod, integer: integer::DOTPROD_KERNELS, ..TABLE };
+pub(super) const DOTPROD_TABLE: OpTable = OpTable {
+    isa: Isa::NeonDotprod,
+    integer: integer::DOTPROD_KERNELS,
+    fixed: Some(fixed::KERNELS),
+    ..TABLE
+};
 
 /// With products of small matrices of bytes besides.
 pub(super) const I8MM_TABLE: OpTable =
-    OpTable { isa: Isa::NeonI8mm, integer: integer::I8MM_KERNELS, ..TABLE };
+    OpTable { isa: Isa::NeonI8mm, integer: integer::I8MM_KERNELS, ..DOTPROD_TABLE };
 
 vector_functions!(vector::F32x4);
 

@@ -100,7 +100,7 @@ pub(super) fn widen_halves(halves: uint16x4_t) -> float32x4_t {
 
 /// Sixteen halves.
 #[inline(always)]
-fn widen_16_halves(low: uint16x8_t, high: uint16x8_t) -> Weights {
+pub(super) fn widen_16_halves(low: uint16x8_t, high: uint16x8_t) -> Weights {
     // SAFETY: arithmetic only.
     unsafe {
         [

@@ -8,6 +8,11 @@
 pub(super) mod attention;
 mod element;
 pub(super) mod elementwise;
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "not every processor has a kernel")
+)]
+pub(super) mod fixed;
 pub(super) mod math;
 pub(super) mod norm;
 pub(super) mod rope;

@@ -73,7 +73,7 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
-    /// Splits each row into digits `[pieces, rows, DIGITS, 64]`, sums `[blocks, rows, DIGITS]` and scales `[rows]`.
+    /// Splits each row into digits `[pieces, rows, DIGITS * 64]`, sums `[blocks, rows, DIGITS]` and scales `[rows]`.
     fn split(&self, kernels: &CpuKernels, x: &Rows<'_>, outputs: [&mut [f32]; 3]) {
         let outputs = outputs.map(Output::new);
         let cost = 4 * x.cols * x.rows.div_ceil(self.blocks.count());

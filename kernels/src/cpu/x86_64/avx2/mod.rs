@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C: 8 lanes, 16 registers.
 
+mod fixed;
 mod integer;
 mod interleave;
 mod matmul;
@@ -12,7 +13,7 @@ use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
 use crate::cpu::vector::vector_functions;
 
-pub(in crate::cpu) static TABLE: OpTable = OpTable {
+pub(in crate::cpu) const TABLE: OpTable = OpTable {
     isa: Isa::Avx2,
     panel_width: matmul::PANEL_WIDTH,
     panel_rows: matmul::PANEL_ROWS,
@@ -36,9 +37,18 @@ pub(in crate::cpu) static TABLE: OpTable = OpTable {
     widen_rows,
 };
 
+/// With VNNI.
+pub(in crate::cpu) static VNNI_TABLE: OpTable =
+    OpTable { isa: Isa::Avx2Vnni, fixed: Some(fixed::KERNELS), ..TABLE };
+
 vector_functions!(vector::F32x8, target_feature(enable = "avx2,fma,f16c"));
 
 /// Whether this processor has the features the functions of this module are compiled for.
 pub(in crate::cpu) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// Whether it has VNNI besides.
+pub(in crate::cpu) fn has_vnni() -> bool {
+    is_available() && is_x86_feature_detected!("avxvnni")
 }

@@ -17,7 +17,10 @@ use crate::cpu::grid::GridBytes;
 use crate::cpu::op_table::{DIGITS, FixedKernels, FixedProduct, PANELS, PIECE_BYTES, SplitRow};
 use crate::cpu::packed::Scales;
 use crate::cpu::unit::MAX_TERMS;
+use crate::cpu::vector::fixed::fixed_scale;
 
+/// Added to weights: the first factor of `vpdpbusd` is unsigned.
+const OFFSET: i32 = 128;
 /// 24 sums, two vectors of weights and what making them takes fit 32 registers.
 const ROWS: usize = 4;
 /// Bytes of the units of a panel: two vectors of 32-bit words.
@@ -61,7 +64,7 @@ impl Bytes for Moved {
     }
 }
 
-/// 4-bit codes, looked up.
+/// 4-bit codes, looked up in a table of bytes moved up by 128.
 #[derive(Clone, Copy)]
 struct Table(__m512i);
 
@@ -86,9 +89,9 @@ unsafe fn multiply(p: &FixedProduct) {
     // SAFETY: the caller's promise is passed on; the table has 16 bytes.
     unsafe {
         match &p.grid.bytes {
-            GridBytes::Moved => multiply_rows(p, Moved),
+            GridBytes::Codes => multiply_rows(p, Moved),
             GridBytes::Table(bytes) => {
-                let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+                let bytes = _mm_xor_si128(_mm_loadu_si128(bytes.as_ptr().cast()), _mm_set1_epi8(-128));
                 multiply_rows(p, Table(_mm512_broadcast_i32x4(bytes)));
             }
         }
@@ -403,18 +406,7 @@ fn split(row: SplitRow<'_>) {
             term += len;
         }
         for digit in 0..DIGITS {
-            sums[digit] = _mm512_reduce_add_epi32(total[digit]).wrapping_mul(-grid.offset);
+            sums[digit] = _mm512_reduce_add_epi32(total[digit]).wrapping_mul(-OFFSET);
         }
     }
-}
-
-/// The smallest power of two of which `largest` is at most `127 * 65536` times, and which is a normal number; NaN when
-/// it is infinite or NaN.
-fn fixed_scale(largest: f32) -> f32 {
-    const MANTISSA: u32 = (1 << 23) - 1;
-    if !largest.is_finite() {
-        return f32::NAN;
-    }
-    let quotient = (largest / (127.0 * 65536.0)).max(f32::MIN_POSITIVE);
-    f32::from_bits((quotient.to_bits() + MANTISSA) & !MANTISSA)
 }
