@@ -8,7 +8,7 @@ use super::output::Output;
 use super::storage::Storage;
 use crate::args::HeadsShape;
 use crate::error::{KernelError, Result};
-use crate::format::{Format, RowLayout};
+use crate::format::{Format, RowLayout, int8};
 
 /// Keys, or values, of all sequences in one layer: rows `[batch, heads, capacity]` of `head_dim` elements.
 ///
@@ -101,7 +101,7 @@ impl HeadCache {
     /// Stores `values [head_dim]` as row `row`.
     pub(crate) fn encode_row(&mut self, row: usize, values: &[f32]) {
         // SAFETY: nobody else has this writer.
-        unsafe { self.writer().write(row, values) };
+        unsafe { self.writer(int8::round).write(row, values) };
     }
 
     /// Row `row`, decoded to `out [head_dim]`.
@@ -112,14 +112,15 @@ impl HeadCache {
         (self.format.spec().decode_row)(codes, scale, self.layout(), out);
     }
 
-    /// To store rows with.
-    pub(super) fn writer(&mut self) -> RowWriter<'_> {
+    /// To store rows with. `round` rounds a row to integers and returns its scale.
+    pub(super) fn writer(&mut self, round: unsafe fn(&[f32], &mut [u8]) -> f32) -> RowWriter<'_> {
         let (format, layout, row_bytes) = (self.format, self.layout(), self.row_bytes());
         let codes = &mut self.codes.bytes_mut()[..self.shape.rows() * row_bytes];
         RowWriter {
             format,
             layout,
             row_bytes,
+            round,
             codes: Output::new(codes),
             scales: Output::new(self.scales.as_mut_slice()),
         }
@@ -153,6 +154,7 @@ pub(super) struct RowWriter<'a> {
     format: Format,
     layout: RowLayout,
     row_bytes: usize,
+    round: unsafe fn(&[f32], &mut [u8]) -> f32,
     codes: Output<'a, u8>,
     scales: Output<'a, f32>,
 }
@@ -162,7 +164,7 @@ impl RowWriter<'_> {
     ///
     /// # Safety
     ///
-    /// Nobody else writes this row meanwhile.
+    /// Nobody else writes this row meanwhile, and the processor has what `round` is compiled for.
     pub(super) unsafe fn write(&self, row: usize, values: &[f32]) {
         // SAFETY: by the caller's promise the row is written by this call alone, and nobody reads while there is a
         // writer, which borrows the cache.
@@ -170,6 +172,12 @@ impl RowWriter<'_> {
             let scales = if self.scales.is_empty() { 0..0 } else { row..row + 1 };
             (self.codes.range(row * self.row_bytes..(row + 1) * self.row_bytes), self.scales.range(scales))
         };
-        (self.format.spec().encode_row)(values, self.layout, codes, bytemuck::cast_slice_mut(scales));
+        match (self.format, &mut *scales) {
+            // SAFETY: the caller's promise.
+            (Format::Int8, [scale]) => *scale = unsafe { (self.round)(values, codes) },
+            _ => {
+                (self.format.spec().encode_row)(values, self.layout, codes, bytemuck::cast_slice_mut(scales))
+            }
+        }
     }
 }

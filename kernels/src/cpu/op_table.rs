@@ -53,6 +53,8 @@ pub(super) struct OpTable {
     pub(super) dots: unsafe fn(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]),
     /// `y += sum over j of weights[j] * values[j]`, without the scales of the values.
     pub(super) weighted_sum: unsafe fn(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]),
+    /// Rounds a row of keys or values to integers; its scale.
+    pub(super) round_row: unsafe fn(values: &[f32], codes: &mut [u8]) -> f32,
     /// Rows of `d` elements, scales applied, to `out [rows, d]`.
     pub(super) widen_rows: unsafe fn(rows: TokenRows<'_>, d: usize, out: &mut [f32]),
 }

@@ -3,7 +3,7 @@
 use super::{Block, CREST, Codes, Format, FormatSpec, RowLayout, ScaleKind, row_scale};
 
 /// The largest code; -128 is left out so that a row and its negative round alike.
-const MAX: f32 = 127.0;
+pub(crate) const MAX: f32 = 127.0;
 
 /// Every weight moves by at most half a scale, and the scale is at most [`CREST`] root mean squares over 127.
 const NMSE_BOUND: f64 = (CREST / 254.0) * (CREST / 254.0);
@@ -22,11 +22,16 @@ pub(super) const SPEC: FormatSpec = FormatSpec {
 };
 
 fn encode_row(values: &[f32], _: RowLayout, codes: &mut [u8], scales: &mut [u8]) {
+    scales.copy_from_slice(&round(values, codes).to_le_bytes());
+}
+
+/// Rounds a row; its scale.
+pub(crate) fn round(values: &[f32], codes: &mut [u8]) -> f32 {
     let scale = row_scale(values, MAX);
-    scales.copy_from_slice(&scale.to_le_bytes());
     for (code, value) in codes.iter_mut().zip(values) {
         *code = nearest(value / scale) as u8;
     }
+    scale
 }
 
 /// The nearest code, ties to even, 0 for NaN; without a call, so that compilers make vectors of it.

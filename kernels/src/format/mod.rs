@@ -12,7 +12,7 @@ mod f32;
 pub mod fp8_e4m3;
 pub mod fp8_e5m2;
 mod int4;
-mod int8;
+pub(crate) mod int8;
 mod minifloat;
 mod mxfp4;
 mod nf4;

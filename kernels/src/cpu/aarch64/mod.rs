@@ -39,6 +39,7 @@ pub(super) const TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
+    round_row,
     widen_rows,
 };
 

@@ -20,12 +20,13 @@ pub(in crate::cpu) fn cache_write(kernels: &CpuKernels, args: CacheWrite<'_>) ->
     for start in kv_start {
         check::index(OP, (*start as usize).saturating_add(tokens - 1), capacity)?;
     }
-    let writer = cache.writer();
+    let writer = cache.writer(kernels.table.round_row);
     for_row_ranges(&kernels.pool, x.rows, x.cols, &|rows| {
         for r in rows {
             let (b, token) = (r / tokens, kv_start[r / tokens] as usize + r % tokens);
             for (h, x) in row(&x, r).chunks_exact(head_dim).enumerate() {
-                // SAFETY: row `r` alone goes to this token of sequence `b`, and it belongs to this task alone.
+                // SAFETY: row `r` alone goes to this token of sequence `b`, and it belongs to this task alone; `kernels`
+                // exists, so the processor has the instruction set.
                 unsafe { writer.write((b * heads + h) * capacity + token, x) };
             }
         }

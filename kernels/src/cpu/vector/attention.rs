@@ -4,6 +4,7 @@ use super::Vector;
 use super::element::Element;
 use crate::cpu::op_table::{TokenData, TokenRows};
 use crate::cpu::prefetch;
+use crate::format::{int8, scale_of};
 
 /// How far ahead of the keys and values in use to fetch; more makes no difference.
 const PREFETCH_BYTES: usize = 1024;
@@ -191,4 +192,58 @@ unsafe fn widen_row<V: Vector, E: Element>(row: *const E, scale: f32, out: &mut 
 #[inline(always)]
 fn starts_line<E>(i: usize) -> bool {
     (i * size_of::<E>()).is_multiple_of(64)
+}
+
+/// Rounds a row of keys or values to integers, as [`int8::round`] does; its scale.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn round_row<V: Vector>(values: &[f32], codes: &mut [u8]) -> f32 {
+    let (pieces, tail) = values.as_chunks::<MAX_LANES>();
+    let (code_pieces, tail_codes) = codes.as_chunks_mut::<MAX_LANES>();
+    let mut padded = [0.0; MAX_LANES];
+    padded[..tail.len()].copy_from_slice(tail);
+    // SAFETY: loads stay within pieces; the caller vouches for the processor.
+    unsafe {
+        let (zero, infinity) = (V::splat(0.0), V::splat(f32::INFINITY));
+        let mut most = zero;
+        for piece in pieces.iter().chain([&padded]) {
+            for first in (0..MAX_LANES).step_by(V::LANES) {
+                let magnitude = V::load(piece.as_ptr().add(first)).abs();
+                most = most.max(magnitude.select_less(infinity, magnitude, zero));
+            }
+        }
+        let scale = scale_of(most.largest(), int8::MAX);
+        for (piece, codes) in pieces.iter().zip(code_pieces) {
+            *codes = round_piece::<V>(piece, V::splat(scale));
+        }
+        let codes = round_piece::<V>(&padded, V::splat(scale));
+        tail_codes.copy_from_slice(&codes[..tail_codes.len()]);
+        scale
+    }
+}
+
+/// Most lanes of a vector.
+const MAX_LANES: usize = 16;
+
+/// The nearest codes, ties to even, 0 for NaN.
+#[inline(always)]
+unsafe fn round_piece<V: Vector>(values: &[f32; MAX_LANES], scale: V) -> [u8; MAX_LANES] {
+    // Adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
+    const NO_FRACTION: f32 = 12_582_912.0;
+    let mut rounded = [0.0; MAX_LANES];
+    // SAFETY: loads and stores stay within pieces; the caller vouches for the processor.
+    unsafe {
+        let most = V::splat(int8::MAX);
+        for first in (0..MAX_LANES).step_by(V::LANES) {
+            let steps = V::load(values.as_ptr().add(first)).div(scale);
+            // A NaN is less than nothing, and nothing is less than it.
+            let numbers = steps.select_less(V::splat(int8::MAX + 1.0), steps, V::splat(0.0));
+            let steps = most.select_less(steps, most, numbers).max(V::splat(-int8::MAX));
+            steps.add(V::splat(NO_FRACTION)).store(rounded.as_mut_ptr().add(first));
+        }
+    }
+    let mut codes = [0; MAX_LANES];
+    for i in 0..MAX_LANES {
+        codes[i] = rounded[i].to_bits() as u8;
+    }
+    codes
 }

@@ -100,6 +100,7 @@ macro_rules! vector_functions {
             softmax::exponentials(scores: Scores<'_>) -> (f32, f32);
             attention::dots(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]);
             attention::weighted_sum(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]);
+            attention::round_row(values: &[f32], codes: &mut [u8]) -> f32;
             attention::widen_rows(rows: TokenRows<'_>, d: usize, out: &mut [f32]);
         }
     };

@@ -34,6 +34,7 @@ pub(in crate::cpu) const TABLE: OpTable = OpTable {
     exponentials,
     dots,
     weighted_sum,
+    round_row,
     widen_rows,
 };
 
