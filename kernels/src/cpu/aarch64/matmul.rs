@@ -12,10 +12,11 @@ use std::arch::aarch64::*;
 
 use super::scale;
 use super::vector::F32x4;
-use super::weight::*;
+use super::weight::Rows;
 use crate::cpu::op_table::{PanelProduct, RowOrder, SCORES_STRIDE};
 use crate::cpu::packed::Scales;
 use crate::cpu::vector::Vector;
+use crate::cpu::vector::weight::{Weight, for_terms, with_weight};
 use crate::format::Codes;
 
 /// Four vectors.
@@ -25,10 +26,11 @@ pub(super) const PANEL_ROWS: usize = 6;
 
 /// Units to `out [terms, 16]`, without scales.
 pub(super) fn widen(codes: Codes, units: &[u8], out: &mut [f32]) {
-    with_weight!(codes, weight => widen_units(weight, units, out));
+    // SAFETY: every 64-bit ARM processor has NEON.
+    unsafe { with_weight!(Rows, codes, weight => widen_units(weight, units, out)) }
 }
 
-fn widen_units<W: Weight>(weight: W, units: &[u8], out: &mut [f32]) {
+fn widen_units<W: Weight<Rows>>(weight: W, units: &[u8], out: &mut [f32]) {
     for (units, out) in units.chunks_exact(W::SIZE).zip(out.chunks_exact_mut(W::TERMS * PANEL_WIDTH)) {
         // SAFETY: `SIZE` bytes, and `TERMS` times 16 floats.
         unsafe {
@@ -48,10 +50,10 @@ fn widen_units<W: Weight>(weight: W, units: &[u8], out: &mut [f32]) {
 /// As [`PanelProduct`] says.
 pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
     // SAFETY: the caller's promise is passed on.
-    unsafe { with_weight!(product.codes, weight => multiply_rows(product, weight)) }
+    unsafe { with_weight!(Rows, product.codes, weight => multiply_rows(product, weight)) }
 }
 
-unsafe fn multiply_rows<W: Weight>(p: &PanelProduct, weight: W) {
+unsafe fn multiply_rows<W: Weight<Rows>>(p: &PanelProduct, weight: W) {
     // SAFETY: the caller's promise is passed on, with the number of rows made a constant.
     unsafe {
         match p.rows {
@@ -68,7 +70,7 @@ unsafe fn multiply_rows<W: Weight>(p: &PanelProduct, weight: W) {
 /// # Safety
 ///
 /// As [`PanelProduct`] says, with `rows == ROWS` and the codes of `W`.
-unsafe fn multiply<W: Weight, const ROWS: usize>(p: &PanelProduct, weight: W) {
+unsafe fn multiply<W: Weight<Rows>, const ROWS: usize>(p: &PanelProduct, weight: W) {
     let (row_stride, k_stride) = match p.x_order {
         RowOrder::Interleaved => (1, ROWS),
         RowOrder::Scores => (SCORES_STRIDE, 1),

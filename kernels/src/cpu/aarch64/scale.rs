@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::matmul::PANEL_WIDTH;
-use super::weight::{Weights, widen_16_halves};
+use super::weight::{Floats, widen_16_halves};
 use crate::cpu::packed::BlockScales;
 use crate::format::ScaleKind;
 
@@ -13,7 +13,7 @@ use crate::format::ScaleKind;
 ///
 /// The panel has so many blocks.
 #[inline(always)]
-pub(super) unsafe fn load(scales: &BlockScales, first: *const u8, block: usize) -> Weights {
+pub(super) unsafe fn load(scales: &BlockScales, first: *const u8, block: usize) -> Floats {
     // SAFETY: 16 scales are readable.
     unsafe {
         let from = first.add(block * PANEL_WIDTH * scales.kind.size_bytes());

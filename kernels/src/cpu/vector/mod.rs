@@ -17,6 +17,11 @@ pub(super) mod math;
 pub(super) mod norm;
 pub(super) mod rope;
 pub(super) mod softmax;
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_macros, unused_imports, reason = "not every processor has a kernel")
+)]
+pub(super) mod weight;
 
 /// A few `f32` lanes.
 ///

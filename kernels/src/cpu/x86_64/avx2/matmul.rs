@@ -12,10 +12,11 @@ use std::arch::x86_64::*;
 
 use super::scale;
 use super::vector::F32x8;
-use super::weight::*;
+use super::weight::Rows;
 use crate::cpu::op_table::{PANELS, PanelProduct, RowOrder};
 use crate::cpu::packed::Scales;
 use crate::cpu::vector::Vector;
+use crate::cpu::vector::weight::{Single, Weight, for_terms, with_weight};
 use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
 use crate::format::Codes;
 
@@ -40,13 +41,13 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
         if product.x_order == RowOrder::Scores {
             multiply_rows::<Single, ScoresOrder>(product, Single);
         } else {
-            with_weight!(product.codes, weight => multiply_rows::<_, InterleavedOrder>(product, weight));
+            with_weight!(Rows, product.codes, weight => multiply_rows::<_, InterleavedOrder>(product, weight));
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct, weight: W) {
+unsafe fn multiply_rows<W: Weight<Rows>, X: Order>(p: &PanelProduct, weight: W) {
     // SAFETY: the caller's promise is passed on, with the numbers of rows and panels made constants.
     unsafe {
         match p.rows {
@@ -65,7 +66,10 @@ unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct, weight: W) {
 ///
 /// As [`PanelProduct`] says, with `rows == ROWS`, `x` in the order `X` and the codes of `W`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<W: Weight, X: Order, const ROWS: usize, const PANELS: usize>(p: &PanelProduct, weight: W) {
+unsafe fn multiply<W: Weight<Rows>, X: Order, const ROWS: usize, const PANELS: usize>(
+    p: &PanelProduct,
+    weight: W,
+) {
     let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
     let (mut x, mut w) = (p.x, p.w);
     let (mut first, mut block) = (0, 0);

@@ -13,9 +13,10 @@ use std::arch::x86_64::*;
 
 use super::scale;
 use super::vector::mask;
-use super::weight::*;
+use super::weight::Rows;
 use crate::cpu::op_table::{PANELS, PanelProduct, RowOrder, Wanted};
 use crate::cpu::packed::Scales;
+use crate::cpu::vector::weight::{Single, Weight, for_terms, with_weight};
 use crate::cpu::x86_64::row_order::{InterleavedOrder, Order, ScoresOrder};
 use crate::format::Codes;
 
@@ -45,13 +46,13 @@ pub(super) unsafe fn multiply_panel(product: &PanelProduct) {
         if product.x_order == RowOrder::Scores {
             multiply_rows::<Single, ScoresOrder>(product, Single);
         } else {
-            with_weight!(product.codes, weight => multiply_rows::<_, InterleavedOrder>(product, weight));
+            with_weight!(Rows, product.codes, weight => multiply_rows::<_, InterleavedOrder>(product, weight));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn multiply_rows<W: Weight, X: Order>(p: &PanelProduct, weight: W) {
+unsafe fn multiply_rows<W: Weight<Rows>, X: Order>(p: &PanelProduct, weight: W) {
     // SAFETY: the caller's promise is passed on, with the numbers of rows and panels made constants.
     unsafe {
         match p.rows {
@@ -107,7 +108,10 @@ impl Later {
 ///
 /// As [`PanelProduct`] says, with `rows == ROWS`, `x` in the order `X` and the codes of `W`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn multiply<W: Weight, X: Order, const ROWS: usize, const PANELS: usize>(p: &PanelProduct, weight: W) {
+unsafe fn multiply<W: Weight<Rows>, X: Order, const ROWS: usize, const PANELS: usize>(
+    p: &PanelProduct,
+    weight: W,
+) {
     let prefetch = if PANELS > 1 { ACROSS_PREFETCH_BYTES } else { PREFETCH_BYTES };
     let every = FETCH_EVERY.max(W::TERMS);
     let (mut x, mut w) = (p.x, p.w);

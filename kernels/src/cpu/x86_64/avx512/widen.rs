@@ -3,21 +3,22 @@
 use std::arch::x86_64::*;
 
 use super::matmul::PANEL_WIDTH;
-use super::weight::*;
+use super::weight::Rows;
+use crate::cpu::vector::weight::{Weight, for_terms, with_weight};
 use crate::format::Codes;
 
 /// Widens to `out [terms, 32]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) fn widen(codes: Codes, units: &[u8], out: &mut [f32]) {
     // SAFETY: this function is compiled for the features.
-    unsafe { with_weight!(codes, weight => widen_units(weight, units, out)) }
+    unsafe { with_weight!(Rows, codes, weight => widen_units(weight, units, out)) }
 }
 
 /// # Safety
 ///
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn widen_units<W: Weight>(weight: W, units: &[u8], out: &mut [f32]) {
+unsafe fn widen_units<W: Weight<Rows>>(weight: W, units: &[u8], out: &mut [f32]) {
     for (units, out) in units.chunks_exact(W::SIZE).zip(out.chunks_exact_mut(W::TERMS * PANEL_WIDTH)) {
         // SAFETY: `SIZE` bytes, and `TERMS` times 32 floats.
         unsafe {
