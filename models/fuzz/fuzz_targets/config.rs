@@ -1,6 +1,6 @@
 //! Whatever `config.json` says, the answer is a graph or one sentence.
 //!
-//! `cargo +nightly fuzz run config` in `models/`; the configurations under `tests/golden` make a corpus to start from.
+//! `models/fuzz/run config`
 #![no_main]
 
 use joulewise_models::{ModelConfig, families};

@@ -1,6 +1,6 @@
 //! Whatever a GGUF file claims, it is a model whose tensors can be read to their ends, or one sentence.
 //!
-//! `cargo +nightly fuzz run gguf` in `models/`; the files under `tests/gguf` make a corpus to start from.
+//! `models/fuzz/run gguf`
 #![no_main]
 
 use joulewise_models::{Gguf, families};

@@ -1,6 +1,6 @@
 //! Whatever a safetensors file claims, every tensor that is accepted can be read to its end, and no further.
 //!
-//! `cargo +nightly fuzz run safetensors` in `models/`.
+//! `models/fuzz/run safetensors`
 #![no_main]
 
 use joulewise_models::Checkpoint;

@@ -1,6 +1,6 @@
 //! Whatever a table of word vectors holds, every word that is accepted can be looked up.
 //!
-//! `cargo +nightly fuzz run word_vectors` in `models/`.
+//! `models/fuzz/run word_vectors`
 #![no_main]
 
 use joulewise_models::{Format, WordVectors};
