@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::graph::Step;
 use crate::op::{Op, Operand, ValueId};
 use crate::program::Program;
 
@@ -49,6 +50,12 @@ impl Program {
     /// Whether an operand is all columns of a value.
     pub(crate) fn is_whole(&self, operand: &Operand, value: ValueId) -> bool {
         self.are_aliases(operand.value, value) && operand.offset == 0 && operand.cols == self.shape(value).1
+    }
+
+    /// The steps from `at` on that are linears of all of `value`.
+    pub(crate) fn linears_of(&self, value: ValueId, at: usize) -> Range<usize> {
+        let reads = |step: &&Step| matches!(&step.op, Op::Linear { x, .. } if self.is_whole(x, value));
+        at..at + self.steps().iter().skip(at).take_while(reads).count()
     }
 
     /// What follows, from step `at` on, a linear that writes `y`: an activation of it, then a sum with it.

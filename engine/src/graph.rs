@@ -89,6 +89,13 @@ impl ModelGraph {
         &self.weights[id.index()]
     }
 
+    /// Whether some linear multiplies with the weight of this index; otherwise it is a table, or no matrix.
+    pub(crate) fn is_multiplied(&self, index: usize) -> bool {
+        let multiplies =
+            |step: &Step| matches!(&step.op, Op::Linear { weight, .. } if weight.index() == index);
+        self.steps.iter().any(multiplies)
+    }
+
     /// Number of parameters, tied ones once.
     pub fn parameters(&self) -> usize {
         self.weights.iter().map(|weight| weight.shape.elements()).sum()

@@ -4,9 +4,13 @@
 
 mod tiny;
 
+use std::sync::Arc;
+
 use joulewise_engine::{
-    EngineError, Format, ForwardOptions, Granularity, ModuleId, Observer, Program, Sampler, Sampling,
-    Session, Span, StopReason, StopRule, Sweeps, TokenBatch, generate,
+    ActivationKind, Attention, AttentionSpec, CpuBackend, EngineError, Format, ForwardOptions, Granularity,
+    IndexInput, Linear, ModelBuilder, ModelGraph, ModuleId, ModuleKind, Norm, Observer, OutputKind,
+    PositionRule, Program, Sampler, Sampling, Session, SessionOptions, Span, StopReason, StopRule, Strategy,
+    Sweeps, TokenBatch, generate,
 };
 
 const PROMPT: [u32; 7] = [3, 14, 15, 9, 26, 5, 35];
@@ -188,6 +192,70 @@ fn replaying_any_module_leaves_the_result_of_the_program_unchanged() {
         assert_eq!(session.output().unwrap().data, plain, "{}", graph.modules.get(module).path);
     }
     assert_eq!(session.lengths(), [PROMPT.len() as u32 + 1]);
+}
+
+/// An encoder in which every reason to round inputs elsewhere than in the product occurs: a norm and three linears
+/// behind it, a linear whose activated result only another linear reads, and one whose result is read again.
+fn encoder() -> Arc<ModelGraph> {
+    const WIDTH: usize = 72;
+    let mut b = ModelBuilder::new(tiny::VOCAB, 64, PositionRule::Sequential);
+    let (mut x, _) = b.embedding("embed", IndexInput::TokenIds, tiny::VOCAB, WIDTH).unwrap();
+    for layer in 0..2 {
+        x = b
+            .block(&format!("layers.{layer}"), layer, |b| {
+                let normed = b.norm("norm", x, Norm::rms(1e-6))?;
+                let core = b.scope("attn", |b| {
+                    let [q, k, v] = ["q", "k", "v"]
+                        .map(|name| b.linear(name, normed, Linear::new(ModuleKind::QkvProjection, WIDTH)));
+                    let spec = AttentionSpec {
+                        heads: 3,
+                        kv_heads: 3,
+                        head_dim: 24,
+                        scale: 0.2,
+                        causal: false,
+                        window: None,
+                        alibi_slopes: None,
+                    };
+                    b.attention(q?, k?, v?, Attention { spec, rope: None, cache_layer: None })
+                })?;
+                let up = b.linear("up", core, Linear::new(ModuleKind::MlpUp, 100))?;
+                let act = b.activation("act", ModuleKind::MlpActivation, ActivationKind::GeluErf, up)?;
+                let down = b.linear("down", act, Linear::new(ModuleKind::MlpDown, WIDTH))?;
+                let again = b.linear("again", down, Linear::new(ModuleKind::MlpDown, WIDTH))?;
+                b.add("residual", down, again)
+            })
+            .unwrap();
+    }
+    Arc::new(b.finish(OutputKind::Embedding, x).unwrap())
+}
+
+#[test]
+fn inputs_rounded_for_several_linears_change_no_result() {
+    let graph = encoder();
+    for strategy in [Strategy::Bf16, Strategy::Int8Dynamic] {
+        let source = tiny::RandomWeights(graph.clone());
+        let options = SessionOptions::default();
+        let mut session =
+            Session::open(&CpuBackend::new(2), graph.clone(), &source, &strategy.into(), options).unwrap();
+        for tokens in [3, 40] {
+            let ids: Vec<u32> = (0..tokens).map(|i| i * 7 % tiny::VOCAB as u32).collect();
+            let batch = TokenBatch::single(&ids).unwrap();
+            let plain = session.forward(&batch).unwrap().data.to_vec();
+            for granularity in [Granularity::Step, Granularity::Module, Granularity::Block] {
+                let mut recorder = Recorder { granularity, paths: vec![], covered: vec![] };
+                assert_eq!(session.observed(&mut recorder).forward(&batch).unwrap().data, plain);
+                session.forward(&batch).unwrap();
+                let program = session.last_program().unwrap().clone();
+                for cut in program.cuts(granularity) {
+                    let mut replay = session.replay(cut.module).unwrap();
+                    replay.run(2).unwrap();
+                    replay.finish().unwrap();
+                    let path = &graph.modules.get(cut.module).path;
+                    assert_eq!(session.output().unwrap().data, plain, "{strategy} {path}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

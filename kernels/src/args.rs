@@ -3,7 +3,7 @@
 //! Everywhere `m` counts rows (tokens), `n` output features, `k` input features; activations are `f32`,
 //! row-major, `x [m, k]`, `w [n, k]`, `y [m, n] = x w^T`.
 
-use crate::cpu::{HeadCache, PackedMatrix};
+use crate::cpu::{HeadCache, InputKind, PackedMatrix, RoundedInput};
 
 /// A read-only matrix `[rows, cols]` inside a larger buffer: row `r` starts at `data[r * stride]`.
 ///
@@ -71,6 +71,33 @@ pub struct MatMul<'a> {
     pub residual: Option<Rows<'a>>,
     /// Result `[m, n]`.
     pub y: RowsMut<'a>,
+}
+
+/// The same product of inputs that were rounded before, by [`CpuKernels::round`](crate::cpu::CpuKernels::round) or as
+/// another operation's result. The bits are those of [`MatMul`].
+#[derive(Debug)]
+pub struct RoundedMatMul<'a> {
+    /// Activations `[m, k]`.
+    pub x: &'a RoundedInput,
+    /// Weights `[n, k]`, packed by the same kernel table that multiplies.
+    pub w: &'a PackedMatrix,
+    /// Bias `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// The function `f`.
+    pub activation: Option<ActivationKind>,
+    /// Added at the end `[m, n]`.
+    pub residual: Option<Rows<'a>>,
+    /// Result `[m, n]`.
+    pub y: ProductOutput<'a>,
+}
+
+/// Where a product's result goes.
+#[derive(Debug)]
+pub enum ProductOutput<'a> {
+    /// To memory, in f32.
+    Rows(RowsMut<'a>),
+    /// To other products, rounded for them.
+    Rounded(&'a mut RoundedInput, InputKind),
 }
 
 /// Which normalisation.

@@ -37,6 +37,14 @@ pub enum KernelError {
         /// The format.
         format: crate::format::Format,
     },
+    /// Inputs were rounded for other weights than those they meet.
+    #[error("{op}: the inputs were rounded for other weights than {format}")]
+    InputKind {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The format of the weights.
+        format: crate::format::Format,
+    },
     /// A GPU, its driver or its compiler refused.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::driver::CudaError),

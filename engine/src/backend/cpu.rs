@@ -1,5 +1,7 @@
 //! The CPU backend: steps are matched one by one onto the kernels of the best instruction set here.
 
+mod linear;
+
 use std::any::Any;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +10,17 @@ use std::time::Instant;
 
 use joulewise_kernels::args::{
     Activate, Add, Attention, AttentionProducts, CacheWrite, Embed, Gate, Heads, HeadsShape, HeadsView,
-    InputRounding, Mask, MatMul, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
+    InputRounding, Mask, MeanPool, Norm, Rope, Rows, RowsMut, SelectRows,
 };
-use joulewise_kernels::cpu::{Buffer, CpuKernels, HeadCache, PackedMatrix, ThreadPool};
+use joulewise_kernels::cpu::{
+    Buffer, CpuKernels, HeadCache, InputKind, PackedMatrix, RoundedInput, ThreadPool,
+};
 use joulewise_kernels::format::Format;
+
+use linear::LinearPlan;
 
 use super::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
 use crate::error::{EngineError, Result};
-use crate::fusion::Epilogue;
 use crate::graph::{ModelGraph, Step};
 use crate::kv_cache::{CacheMemory, CacheShape};
 use crate::observer::ValueReader;
@@ -106,9 +111,12 @@ impl CpuWeight {
         let mut reader = WeightReader::open(source, spec)?;
         match spec.shape {
             WeightShape::Matrix { n, k } => {
-                let packed = match reader.encoded(format)? {
+                let encoded = reader.encoded(format)?;
+                let mut read = |rows, out: &mut [f32]| reader.read_rows(rows, out);
+                let packed = match encoded {
                     Some(encoded) => kernels.pack_encoded(&encoded)?,
-                    None => kernels.pack(format, n, k, &mut |rows, out| reader.read_rows(rows, out))?,
+                    None if graph.is_multiplied(index) => kernels.pack(format, n, k, &mut read)?,
+                    None => kernels.pack_table(format, n, k, &mut read)?,
                 };
                 Ok(CpuWeight::Matrix(packed))
             }
@@ -204,17 +212,15 @@ impl BackendModel for CpuModel {
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
         let slots = program.arena().sizes.iter().map(|size| Buffer::zeroed(*size)).collect();
-        let all = 0..program.steps().len();
-        let epilogue = |index: usize| match program.steps()[index].op {
-            Op::Linear { y, .. } => Some(program.epilogue(&all, index + 1, y)),
-            _ => None,
-        };
-        let epilogues = all.clone().map(epilogue).collect();
+        let linears = (0..program.steps().len()).map(|index| LinearPlan::new(&program, index)).collect();
         Ok(Box::new(CpuExecutable {
             tables: self.0.clone(),
             program,
-            epilogues,
+            linears,
             slots,
+            rounded: RoundedInput::default(),
+            other_rounded: RoundedInput::default(),
+            rounded_value: None,
             epoch: Instant::now(),
         }))
     }
@@ -234,11 +240,17 @@ impl CacheMemory for CpuCache {
 struct CpuExecutable {
     tables: Arc<Tables>,
     program: Arc<Program>,
-    /// What may be done together with each linear, if its range has it.
-    epilogues: Vec<Option<Epilogue>>,
+    /// For each step what may be done together with it, if it is a linear.
+    linears: Vec<Option<LinearPlan>>,
     /// One buffer per arena slot. The slot a step writes is taken out while it runs, which is sound because no step
     /// writes where it reads.
     slots: Vec<Buffer>,
+    /// Inputs of linears, rounded.
+    rounded: RoundedInput,
+    /// Room for those that a linear makes of others.
+    other_rounded: RoundedInput,
+    /// What `rounded` holds: a value that this range has computed or rounded.
+    rounded_value: Option<ValueId>,
     epoch: Instant,
 }
 
@@ -256,25 +268,33 @@ impl Executable for CpuExecutable {
             })?),
         };
         let program = self.program.clone();
+        self.rounded_value = None;
         let mut index = steps.start;
         while index < steps.end {
             let step = &program.steps()[index];
-            let fused = self.fused(index, steps.end);
-            index = fused.map_or(index + 1, |fused| fused.next);
+            if matches!(step.op, Op::Linear { .. }) {
+                index = self.linear(index, steps.end)?;
+                continue;
+            }
+            index += 1;
             let Some(y) = step.op.output() else {
                 self.write_cache(&step.op, inputs, cache.as_deref_mut())?;
                 continue;
             };
-            let y = fused.map_or(y, |fused| fused.y);
             let slot = program.slot(y).ok_or_else(|| unwritten(y))?;
+            // A norm rounds for the linear behind it, if the range has one.
+            let is_norm = matches!(step.op, Op::Norm { .. }) && index < steps.end;
+            let wanted = if is_norm { self.input_kind(index, y) } else { None };
+            let mut rounded = std::mem::take(&mut self.rounded);
             let mut out = std::mem::take(&mut self.slots[slot]);
             let (rows, cols) = program.shape(y);
-            let y = RowsMut { data: &mut out[..rows * cols], rows, cols };
-            let result = match fused {
-                Some(fused) => self.multiply(step, Some(fused), y),
-                None => self.compute(step, y, inputs, cache.as_deref()),
-            };
-            self.slots[slot] = out;
+            let target = RowsMut { data: &mut out[..rows * cols], rows, cols };
+            let for_linear = wanted.map(|kind| (kind, &mut rounded));
+            let result = self.compute(step, target, for_linear, inputs, cache.as_deref());
+            (self.slots[slot], self.rounded) = (out, rounded);
+            if wanted.is_some() {
+                self.rounded_value = Some(program.alias(y));
+            }
             result?;
         }
         Ok(())
@@ -351,47 +371,11 @@ impl CpuExecutable {
         Ok(())
     }
 
-    /// The steps before `end` that are done together with a linear, if any.
-    fn fused(&self, index: usize, end: usize) -> Option<Epilogue> {
-        let program = &*self.program;
-        let Op::Linear { x, .. } = &program.steps()[index].op else { return None };
-        let fused = self.epilogues[index].filter(|fused| index + 1 < fused.next && fused.next <= end)?;
-        // The result must not lie where the inputs of the linear do: they are read while it is written.
-        (program.slot(fused.y) != program.slot(x.value)).then_some(fused)
-    }
-
-    /// A linear, and what is fused with it.
-    fn multiply(&self, step: &Step, fused: Option<Epilogue>, y: RowsMut<'_>) -> Result<()> {
-        let (tables, steps) = (&*self.tables, self.program.steps());
-        let Op::Linear { x, weight, bias, y: product } = &step.op else {
-            return Err(EngineError::Unsupported("only linears are fused".to_owned()));
-        };
-        let activate = fused.and_then(|fused| fused.activate);
-        let activated = activate.and_then(|index| match &steps[index].op {
-            Op::Activate { kind, y, .. } => Some((*kind, *y)),
-            _ => None,
-        });
-        let summand = activated.map_or(*product, |(_, y)| y);
-        let residual = fused.and_then(|fused| fused.add).and_then(|index| match &steps[index].op {
-            Op::Add { a, b, .. } => Some(if self.program.is_whole(a, summand) { b } else { a }),
-            _ => None,
-        });
-        tables.kernels.matmul(MatMul {
-            x: self.rows(x)?,
-            rounding: tables.roundings[step.module.0 as usize],
-            w: tables.matrix(*weight)?,
-            bias: bias.map(|bias| tables.vector(bias)).transpose()?,
-            activation: activated.map(|(kind, _)| kind),
-            residual: residual.map(|residual| self.rows(residual)).transpose()?,
-            y,
-        })?;
-        Ok(())
-    }
-
     fn compute(
         &self,
         step: &Step,
         y: RowsMut<'_>,
+        for_linear: Option<(InputKind, &mut RoundedInput)>,
         inputs: &StepInputs,
         cache: Option<&CpuCache>,
     ) -> Result<()> {
@@ -407,11 +391,15 @@ impl CpuExecutable {
                 };
                 kernels.embed(Embed { table: tables.matrix(*table)?, ids, y })?;
             }
-            Op::Linear { .. } => self.multiply(step, None, y)?,
+            Op::Linear { .. } => return Err(EngineError::Unsupported("a linear is run as one".to_owned())),
             Op::Norm { kind, x, weight, bias, eps, .. } => {
                 let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
                 let weight = tables.vector(*weight)?;
-                kernels.norm(Norm { kind: *kind, x: self.rows(x)?, weight, bias, eps: *eps, y })?;
+                let norm = Norm { kind: *kind, x: self.rows(x)?, weight, bias, eps: *eps, y };
+                match for_linear {
+                    Some((kind, rounded)) => kernels.norm_rounded(norm, kind, rounded)?,
+                    None => kernels.norm(norm)?,
+                }
             }
             Op::Activate { kind, x, .. } => {
                 kernels.activate(Activate { kind: *kind, x: self.rows(x)?, y })?

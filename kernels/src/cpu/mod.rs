@@ -18,6 +18,7 @@ mod output;
 mod packed;
 mod prefetch;
 mod quantize;
+mod rounded_input;
 mod scalar;
 mod scratch;
 mod storage;
@@ -31,15 +32,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::args::{
-    Activate, Add, Attention, CacheWrite, Embed, Gate, MatMul, MeanPool, Norm, Rope, Rows, RowsMut,
-    SelectRows,
+    Activate, Add, Attention, CacheWrite, Embed, Gate, InputRounding, MatMul, MeanPool, Norm, Rope,
+    RoundedMatMul, Rows, RowsMut, SelectRows,
 };
 use crate::error::Result;
-use crate::format::{EncodedMatrix, Format};
+use crate::format::{Block, EncodedMatrix, Format};
 pub use buffer::Buffer;
 pub use head_cache::HeadCache;
 use op_table::OpTable;
 pub use packed::{PackedMatrix, ReadRows};
+pub use rounded_input::{InputKind, RoundedInput};
 pub use thread_pool::ThreadPool;
 
 /// An instruction set.
@@ -167,6 +169,24 @@ impl CpuKernels {
         PackedMatrix::pack(format, n, k, self.table.panel_width, read_rows)
     }
 
+    /// The same for a table that is only looked up, never multiplied: where rows have no scales each lies by itself, and a
+    /// lookup reads its cache lines alone.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `read_rows`.
+    pub fn pack_table<E>(
+        &self,
+        format: Format,
+        n: usize,
+        k: usize,
+        read_rows: &mut ReadRows<'_, E>,
+    ) -> std::result::Result<PackedMatrix, E> {
+        let has_scales = format.spec().block != Block::Element;
+        let width = if has_scales { self.table.panel_width } else { 1 };
+        PackedMatrix::pack(format, n, k, width, read_rows)
+    }
+
     /// Packs weights that are in a storage format already, without rounding them again.
     ///
     /// # Errors
@@ -185,13 +205,37 @@ impl CpuKernels {
         ops::matmul::run(self, args)
     }
 
+    /// What products of `m` rows with these weights round their inputs to; `None` when they read floats.
+    pub fn input_kind(&self, w: &PackedMatrix, rounding: InputRounding, m: usize) -> Option<InputKind> {
+        ops::matmul::input_kind(self, w, rounding, m)
+    }
+
+    /// Rounds inputs for all products that read this kind of them.
+    pub fn round(&self, x: Rows<'_>, kind: InputKind, out: &mut RoundedInput) -> Result<()> {
+        ops::matmul::round_input(self, x, kind, out)
+    }
+
+    /// [`matmul`](Self::matmul) of inputs that were rounded before.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::InputKind`](crate::KernelError::InputKind) when they were rounded for other weights, too.
+    pub fn matmul_rounded(&self, args: RoundedMatMul<'_>) -> Result<()> {
+        ops::matmul::run_rounded(self, args)
+    }
+
     /// Normalises every row.
     ///
     /// # Cost
     ///
     /// About `8 m k` flops; reads and writes `4 m k` bytes.
     pub fn norm(&self, args: Norm<'_>) -> Result<()> {
-        ops::norm::run(self, args)
+        ops::norm::run(self, args, None)
+    }
+
+    /// Normalises every row and rounds it, while it is in the nearest cache, for the products that read it.
+    pub fn norm_rounded(&self, args: Norm<'_>, kind: InputKind, out: &mut RoundedInput) -> Result<()> {
+        ops::norm::run(self, args, Some((kind, out)))
     }
 
     /// `y = f(x)`.

@@ -164,6 +164,9 @@ pub(super) struct RoundedProduct {
     /// Element `(r, j)` of `y` is at `y + r * y_stride + j`.
     pub(super) y: *mut f32,
     pub(super) y_stride: usize,
+    /// Where results go instead unless null, rounded to bf16: `[panels, rows, 64]` bytes, zero behind the columns. Only of
+    /// products of bf16.
+    pub(super) y_pieces: *mut u8,
     pub(super) cols: usize,
     /// Added at the end unless null: `cols` elements.
     pub(super) bias: *const f32,

@@ -2,8 +2,12 @@
 
 use std::convert::Infallible;
 
-use joulewise_kernels::args::{Activate, ActivationKind, Add, Embed, InputRounding, MatMul, Rows, RowsMut};
-use joulewise_kernels::cpu::{CpuKernels, Isa, PackedMatrix};
+use joulewise_kernels::KernelError;
+use joulewise_kernels::args::{
+    Activate, ActivationKind, Add, Embed, InputRounding, MatMul, Norm, NormKind, ProductOutput,
+    RoundedMatMul, Rows, RowsMut,
+};
+use joulewise_kernels::cpu::{CpuKernels, Isa, PackedMatrix, RoundedInput};
 use joulewise_kernels::format::{Block, Format};
 use joulewise_kernels::reference;
 
@@ -298,6 +302,18 @@ fn embeddings_match() {
                 .unwrap();
             reference::embed(&decode(&table), &ids, RowsMut { data: &mut expected, rows: 9, cols: k });
             assert_eq!(y, expected);
+            let w = random.values(n * k);
+            let Ok(table) = kernels.pack_table(*format, n, k, &mut |range, out| {
+                out.copy_from_slice(&w[range.start * k..range.end * k]);
+                Ok::<(), Infallible>(())
+            });
+            kernels
+                .embed(Embed { table: &table, ids: &ids, y: RowsMut { data: &mut y, rows: 9, cols: k } })
+                .unwrap();
+            let expected = decode(&pack(&kernels, *format, n, k, &w));
+            for (id, y) in ids.iter().zip(y.chunks_exact(k)) {
+                assert_eq!(y, &expected[*id as usize * k..][..k], "{format} {id}");
+            }
         }
     }
 }
@@ -364,6 +380,99 @@ fn endings_are_the_operations_they_stand_for() {
                     assert_eq!(y, expected, "{what} m={m} n={n} k={k}");
                 }
             }
+        }
+    }
+}
+
+/// What a product of one kind of inputs is read as by the next.
+const INPUTS: [(Format, InputRounding); 3] = [
+    (Format::Bf16, InputRounding::None),
+    (Format::Int8, InputRounding::PerToken),
+    (Format::Int8, InputRounding::Static { scale: 0.01 }),
+];
+
+/// Inputs rounded once for several products, by a norm or by the product before: the bits are those of products that
+/// round their own.
+#[test]
+fn inputs_rounded_before_give_the_same_bits() {
+    let mut random = Random(23);
+    let mut handed_over = 0;
+    for kernels in kernels() {
+        let (mut shared, mut handed) = (RoundedInput::default(), RoundedInput::default());
+        for round in 0..60 {
+            let [(first, rounding), (second, next_rounding)] =
+                [random.choose(&INPUTS), random.choose(&INPUTS)];
+            let m = 1 + random.below(100);
+            let [n, k, next_n] = [120, 300, 40].map(|most| 1 + random.below(most));
+            let (x, residual) = (random.matrix(m, k), random.matrix(m, n));
+            let (gain, bias) = (random.values(k), random.values(n));
+            let w = pack(&kernels, first, n, k, &random.values(n * k));
+            let next_w = pack(&kernels, second, next_n, n, &random.values(next_n * n));
+            let activation = ActivationKind::ALL.get(round % 7).copied();
+            let residual = (random.below(2) > 0).then(|| residual.view());
+            let Some(kind) = kernels.input_kind(&w, rounding, m) else { continue };
+            // Normalised as often as not.
+            let x = if random.below(2) > 0 {
+                let mut y = vec![f32::NAN; m * k];
+                let data = RowsMut { data: &mut y, rows: m, cols: k };
+                let norm =
+                    Norm { kind: NormKind::Rms, x: x.view(), weight: &gain, bias: None, eps: 1e-5, y: data };
+                kernels.norm_rounded(norm, kind, &mut shared).unwrap();
+                Matrix { data: y, rows: m, cols: k, stride: k }
+            } else {
+                kernels.round(x.view(), kind, &mut shared).unwrap();
+                x
+            };
+            assert_eq!(shared.holds(), Some((kind, m, k)));
+            let what = format!("{} {first} {second} {activation:?} m={m} n={n} k={k}", kernels.isa());
+            let (mut y, mut expected) = (vec![f32::NAN; m * n], vec![f32::NAN; m * n]);
+            let rows = RowsMut { data: &mut expected, rows: m, cols: n };
+            let bias = Some(&bias[..]);
+            kernels
+                .matmul(MatMul { x: x.view(), rounding, w: &w, bias, activation, residual, y: rows })
+                .unwrap();
+            let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: m, cols: n });
+            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, y: rows };
+            kernels.matmul_rounded(product).unwrap();
+            assert_eq!(y, expected, "{what}");
+            let Some(next) = kernels.input_kind(&next_w, next_rounding, m) else { continue };
+            let rounded = ProductOutput::Rounded(&mut handed, next);
+            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, y: rounded };
+            kernels.matmul_rounded(product).unwrap();
+            assert_eq!(handed.holds(), Some((next, m, n)));
+            let y = Matrix { data: expected, rows: m, cols: n, stride: n };
+            let expected = multiply_rounded(&kernels, &y, next_rounding, &next_w, None);
+            let mut y = vec![f32::NAN; m * next_n];
+            let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: m, cols: next_n });
+            let (bias, activation, residual) = (None, None, None);
+            let product = RoundedMatMul { x: &handed, w: &next_w, bias, activation, residual, y: rows };
+            kernels.matmul_rounded(product).unwrap();
+            assert_eq!(y, expected, "{what} handed over");
+            handed_over += 1;
+        }
+    }
+    assert!(handed_over > 10, "few products follow each other: {handed_over}");
+}
+
+/// Inputs that were never rounded, or for other weights.
+#[test]
+fn inputs_rounded_for_other_weights_are_refused() {
+    for kernels in kernels() {
+        let w = pack(&kernels, Format::Int8, 8, 64, &[0.5; 8 * 64]);
+        let other = pack(&kernels, Format::F32, 8, 64, &[0.5; 8 * 64]);
+        let kind = kernels.input_kind(&w, InputRounding::PerToken, 6).unwrap();
+        assert_eq!(kernels.input_kind(&other, InputRounding::None, 6), None);
+        let (mut x, mut y) = (RoundedInput::default(), vec![0.0; 6 * 8]);
+        for (is_rounded, w) in [(false, &w), (true, &other)] {
+            if is_rounded {
+                let zeros = Rows { data: &[0.0; 6 * 64], rows: 6, cols: 64, stride: 64 };
+                kernels.round(zeros, kind, &mut x).unwrap();
+            }
+            let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: 6, cols: 8 });
+            let (bias, activation, residual) = (None, None, None);
+            let result =
+                kernels.matmul_rounded(RoundedMatMul { x: &x, w, bias, activation, residual, y: rows });
+            assert!(matches!(result, Err(KernelError::InputKind { .. })), "{result:?}");
         }
     }
 }

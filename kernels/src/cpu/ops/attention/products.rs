@@ -221,6 +221,7 @@ impl BrainProducts {
             pieces,
             y: y.as_mut_ptr(),
             y_stride,
+            y_pieces: ptr::null_mut(),
             cols,
             bias: ptr::null(),
             ending: Ending::NONE,

@@ -5,17 +5,19 @@ mod float;
 mod rounded;
 mod split;
 
-use crate::args::{ActivationKind, InputRounding, MatMul, Rows};
+use crate::args::{ActivationKind, InputRounding, MatMul, ProductOutput, RoundedMatMul, Rows, RowsMut};
 use crate::cpu::ops::elementwise::ACTIVATION_COST;
 use crate::cpu::ops::{for_row_ranges, row};
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
 use crate::cpu::quantize::round_to_e4m3;
+use crate::cpu::rounded_input::{InputKind, Kind, RoundedInput, RoundedMemory};
 use crate::cpu::scratch::with_scratch;
 use crate::cpu::{CpuKernels, check};
-use crate::error::Result;
+use crate::error::{KernelError, Result};
 use crate::format::Codes;
 use crate::reference::round_row;
+pub(super) use rounded::round_rows;
 pub(super) use split::Blocks;
 
 const OP: &str = "matmul";
@@ -37,22 +39,14 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
     let MatMul { x, rounding, w, bias, activation, residual, y } = args;
     let (m, n, k) = (x.rows, w.n(), w.k());
     check::rows(OP, "x", &x)?;
-    check::rows_mut(OP, &y)?;
     check::equal(OP, "columns of x", k, x.cols)?;
-    check::equal(OP, "rows of y", m, y.rows)?;
-    check::equal(OP, "columns of y", n, y.cols)?;
-    check::equal(OP, "panel width of w", kernels.table.panel_width, w.panel_width())?;
-    if let Some(bias) = bias {
-        check::equal(OP, "bias", n, bias.len())?;
-    }
-    if let Some(residual) = &residual {
-        check::rows(OP, "residual", residual)?;
-        check::same_shape(OP, ["rows of the residual", "columns of the residual"], residual, [m, n])?;
-    }
+    check_result(&y, m, n)?;
+    check_weights(kernels, w, bias, &residual, m)?;
     if m == 0 || n == 0 {
         return Ok(());
     }
     let y = &mut y.data[..m * n];
+    let last = End { activation, residual };
     if k == 0 {
         for y in y.chunks_exact_mut(n) {
             match bias {
@@ -60,26 +54,25 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
                 None => y.fill(0.0),
             }
         }
-        end(kernels, End { activation, residual }, y);
+        end(kernels, last, y);
         return Ok(());
     }
-    let table = kernels.table;
-    let rounded = match (&table.brain, w.codes(), rounding) {
-        (Some(brain), Codes::Bf16, InputRounding::None) if m > MAX_PRECISE_ROWS => Some(&brain.product),
-        (_, Codes::Int8, InputRounding::PerToken | InputRounding::Static { .. })
-            if k <= MAX_INTEGER_TERMS =>
-        {
-            Some(&table.integer)
+    let kind = input_kind(kernels, w, rounding, m).map(|kind| kind.0);
+    if let Some((kind, rounded)) = kind.and_then(|kind| Some((kind, kind.kernels(kernels.table)?))) {
+        let words = m * kind.words(k);
+        // Two words for each row.
+        with_scratch(words + 2 * m, |scratch| {
+            let (codes, rows) = scratch.split_at_mut(words);
+            let mut memory = RoundedMemory { codes, rows };
+            rounded::round(kernels, kind, &x, &mut memory);
+            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, rounded::Target::Rows(y));
+        });
+        if !rounded.ends {
+            end(kernels, last, y);
         }
-        _ => None,
-    };
-    let last = End { activation, residual };
-    if let Some(rounded) = rounded {
-        rounded::multiply(kernels, rounded, x, rounding, w, bias, last, y);
-        if rounded.ends {
-            return Ok(());
-        }
-    } else if rounding == InputRounding::None {
+        return Ok(());
+    }
+    if rounding == InputRounding::None {
         multiply(kernels, x, w, bias, y);
     } else {
         with_scratch(m * k, |rounded| {
@@ -88,6 +81,109 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         });
     }
     end(kernels, last, y);
+    Ok(())
+}
+
+/// See [`CpuKernels::input_kind`].
+pub(in crate::cpu) fn input_kind(
+    kernels: &CpuKernels,
+    w: &PackedMatrix,
+    rounding: InputRounding,
+    m: usize,
+) -> Option<InputKind> {
+    match (&kernels.table.brain, w.codes(), rounding) {
+        (_, _, _) if w.k() == 0 => None,
+        (Some(_), Codes::Bf16, InputRounding::None) if m > MAX_PRECISE_ROWS => Some(InputKind(Kind::Brain)),
+        (_, Codes::Int8, InputRounding::PerToken | InputRounding::Static { .. })
+            if w.k() <= MAX_INTEGER_TERMS =>
+        {
+            Some(InputKind(Kind::Int8(rounding)))
+        }
+        _ => None,
+    }
+}
+
+/// See [`CpuKernels::round`].
+pub(in crate::cpu) fn round_input(
+    kernels: &CpuKernels,
+    x: Rows<'_>,
+    kind: InputKind,
+    out: &mut RoundedInput,
+) -> Result<()> {
+    check::rows("round", "x", &x)?;
+    let mut memory = out.begin(kind, x.rows, x.cols);
+    if x.rows > 0 && x.cols > 0 {
+        rounded::round(kernels, kind.0, &x, &mut memory);
+    }
+    Ok(())
+}
+
+/// See [`CpuKernels::matmul_rounded`].
+pub(in crate::cpu) fn run_rounded(kernels: &CpuKernels, args: RoundedMatMul<'_>) -> Result<()> {
+    let RoundedMatMul { x, w, bias, activation, residual, y } = args;
+    let other = || KernelError::InputKind { op: OP, format: w.format() };
+    let (kind, m, k) = x.holds().ok_or_else(other)?;
+    let n = w.n();
+    check::equal(OP, "columns of x", w.k(), k)?;
+    if let ProductOutput::Rows(y) = &y {
+        check_result(y, m, n)?;
+    }
+    check_weights(kernels, w, bias, &residual, m)?;
+    let rounded = kind.0.kernels(kernels.table).ok_or_else(other)?;
+    if input_kind(kernels, w, kind.0.rounding(), m) != Some(kind) {
+        return Err(other());
+    }
+    let last = End { activation, residual };
+    let to_rows = |y: &mut [f32]| {
+        if !y.is_empty() {
+            rounded::multiply(kernels, rounded, x.view(), w, bias, last, rounded::Target::Rows(y));
+            if !rounded.ends {
+                end(kernels, last, y);
+            }
+        }
+    };
+    match y {
+        ProductOutput::Rows(y) => to_rows(&mut y.data[..m * n]),
+        ProductOutput::Rounded(out, next) => {
+            let mut memory = out.begin(next, m, n);
+            match (kind.0, next.0) {
+                _ if m == 0 || n == 0 => {}
+                (Kind::Brain, Kind::Brain) if rounded.ends => {
+                    let target = rounded::Target::Pieces(memory.codes);
+                    rounded::multiply(kernels, rounded, x.view(), w, bias, last, target);
+                }
+                _ => with_scratch(m * n, |y| {
+                    to_rows(y);
+                    let y = Rows { data: y, rows: m, cols: n, stride: n };
+                    rounded::round(kernels, next.0, &y, &mut memory);
+                }),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_result(y: &RowsMut<'_>, m: usize, n: usize) -> Result<()> {
+    check::rows_mut(OP, y)?;
+    check::equal(OP, "rows of y", m, y.rows)?;
+    check::equal(OP, "columns of y", n, y.cols)
+}
+
+fn check_weights(
+    kernels: &CpuKernels,
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    residual: &Option<Rows<'_>>,
+    m: usize,
+) -> Result<()> {
+    check::equal(OP, "panel width of w", kernels.table.panel_width, w.panel_width())?;
+    if let Some(bias) = bias {
+        check::equal(OP, "bias", w.n(), bias.len())?;
+    }
+    if let Some(residual) = residual {
+        check::rows(OP, "residual", residual)?;
+        check::same_shape(OP, ["rows of the residual", "columns of the residual"], residual, [m, w.n()])?;
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::End;
 use super::split::{Blocks, Task, share};
-use crate::args::{InputRounding, Rows};
+use crate::args::Rows;
 use crate::cpu::CpuKernels;
 use crate::cpu::op_table::{
     Ending, PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow,
@@ -14,7 +14,7 @@ use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
 use crate::cpu::prefetch;
-use crate::cpu::scratch::with_scratch;
+use crate::cpu::rounded_input::{Kind, RoundedMemory, RoundedView};
 
 /// Codes of `x` that a task takes at most: half of a 2 MiB L2, so that they stay there while the panels pass.
 const TASK_CODES: usize = 1 << 20;
@@ -28,49 +28,60 @@ const FEW_BLOCKS: usize = 8;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
+/// Where a product goes: `[m, n]` floats, or bf16 in blocks of `[pieces, rows, 64]` bytes, which only products of bf16 do.
+pub(super) enum Target<'a> {
+    Rows(&'a mut [f32]),
+    Pieces(&'a mut [f32]),
+}
+
 /// The product, none of whose sizes is zero, of weights that `rounded` multiplies.
-#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
 pub(super) fn multiply(
     kernels: &CpuKernels,
     rounded: &RoundedKernels,
-    x: Rows<'_>,
-    rounding: InputRounding,
+    x: RoundedView<'_>,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
     end: End<'_>,
-    y: &mut [f32],
+    target: Target<'_>,
 ) {
-    let (m, pieces) = (x.rows, w.units() * w.codes().unit_size() / PIECE_BYTES);
+    let (m, pieces) = (x.rows.len(), w.units() * w.codes().unit_size() / PIECE_BYTES);
+    assert_eq!(x.codes.len(), m * pieces * PIECE_BYTES, "codes of x");
     let blocks = Blocks::new(m, rounded.rows);
-    let code_len = m * pieces * PIECE_BYTES / size_of::<f32>();
-    // Two words for each row.
-    with_scratch(code_len + 2 * m, |scratch| {
-        let (codes, rows) = scratch.split_at_mut(code_len);
-        round(kernels, rounded, &x, rounding, pieces, &blocks, codes, rows);
-        let (x, x_rows) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(rows));
-        let product =
-            Product { kernels: rounded, x, x_rows, pieces, w, bias, end, y: Output::new(y), blocks };
-        let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
-        share(&kernels.pool, w, &product.blocks, task_blocks, &|task| product.task(task));
+    let (y, is_rounded) = match target {
+        Target::Rows(y) => (y, false),
+        Target::Pieces(pieces) => (pieces, true),
+    };
+    let product =
+        Product { kernels: rounded, x, pieces, w, bias, end, y: Output::new(y), is_rounded, blocks };
+    let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
+    share(&kernels.pool, w, &product.blocks, task_blocks, &|task| product.task(task));
+}
+
+/// Rounds each block of rows, none of whose sizes is zero.
+pub(super) fn round(kernels: &CpuKernels, kind: Kind, x: &Rows<'_>, memory: &mut RoundedMemory<'_>) {
+    round_rows(kernels, kind, [x.rows, x.cols], memory, 2, &|r| {
+        let (stride, x) = (x.stride, &x.data[r * x.stride..][..x.cols]);
+        // Hardware does not look beyond a page, and a row is about one.
+        for line in x.chunks(LINE_BYTES / size_of::<f32>()) {
+            prefetch::read(line.as_ptr().wrapping_add(stride));
+        }
+        x
     });
 }
 
-/// Rounds each block of rows into `codes`, `[pieces, rows, 64]` bytes for each block.
-#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
-fn round(
+/// Rounds the rows that `row` gives, which is asked once for each; `cost` says what an element costs.
+pub(in crate::cpu::ops) fn round_rows<'a>(
     kernels: &CpuKernels,
-    rounded: &RoundedKernels,
-    x: &Rows<'_>,
-    rounding: InputRounding,
-    pieces: usize,
-    blocks: &Blocks,
-    codes: &mut [f32],
-    rows_out: &mut [f32],
+    kind: Kind,
+    [m, k]: [usize; 2],
+    memory: &mut RoundedMemory<'_>,
+    cost: usize,
+    row: &(dyn Fn(usize) -> &'a [f32] + Sync),
 ) {
-    let words = pieces * PIECE_BYTES / size_of::<f32>();
-    let (codes, rows_out) = (Output::new(codes), Output::new(rows_out));
-    let cost = 2 * x.cols * x.rows.div_ceil(blocks.count());
-    for_row_ranges(&kernels.pool, blocks.count(), cost, &|range| {
+    let Some(rounded) = kind.kernels(kernels.table) else { return };
+    let (words, blocks, rounding) = (kind.words(k), Blocks::new(m, rounded.rows), kind.rounding());
+    let (codes, rows_out) = (Output::new(memory.codes), Output::new(memory.rows));
+    for_row_ranges(&kernels.pool, blocks.count(), cost * k * m.div_ceil(blocks.count()), &|range| {
         for rows in range.map(|block| blocks.rows(block)) {
             // SAFETY: blocks do not overlap, and each belongs to one task.
             let codes = unsafe { codes.range(rows.start * words..rows.end * words) };
@@ -80,12 +91,7 @@ fn round(
             let rows_out = bytemuck::cast_slice_mut::<f32, RoundedRow>(rows_out);
             let piece_stride = rows.len() * PIECE_BYTES;
             for (i, (r, out)) in rows.zip(rows_out).enumerate() {
-                let (stride, x) = (x.stride, &x.data[r * x.stride..][..x.cols]);
-                // Hardware does not look beyond a page, and a row is about one.
-                for line in x.chunks(LINE_BYTES / size_of::<f32>()) {
-                    prefetch::read(line.as_ptr().wrapping_add(stride));
-                }
-                let codes = &mut codes[i * PIECE_BYTES..];
+                let (x, codes) = (row(r), &mut codes[i * PIECE_BYTES..]);
                 // SAFETY: `kernels` exists, so the processor has the instruction set.
                 *out = unsafe { (rounded.round)(RoundRow { x, rounding, codes, piece_stride }) };
             }
@@ -95,15 +101,15 @@ fn round(
 
 struct Product<'a> {
     kernels: &'a RoundedKernels,
-    /// Block after block.
-    x: &'a [i8],
-    x_rows: &'a [RoundedRow],
+    x: RoundedView<'a>,
     /// Pieces of a row, padding included.
     pieces: usize,
     w: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     end: End<'a>,
     y: Output<'a>,
+    /// Whether `y` holds pieces of bf16.
+    is_rounded: bool,
     blocks: Blocks,
 }
 
@@ -151,17 +157,26 @@ impl Product<'_> {
             residual: residual.unwrap_or(ptr::null()),
             residual_stride: self.end.residual.map_or(0, |residual| residual.stride),
         };
+        let y = self.y.pointer();
+        let (y, y_pieces) = if self.is_rounded {
+            // A panel's results are a piece.
+            let pieces = rows.start * n.div_ceil(width) + panels.start * rows.len();
+            (ptr::null_mut(), y.cast::<u8>().wrapping_add(pieces * PIECE_BYTES))
+        } else {
+            (y.wrapping_add(rows.start * n + first), ptr::null_mut())
+        };
         let product = RoundedProduct {
-            x: self.x[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
+            x: self.x.codes[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
             rows: rows.len(),
-            x_rows: self.x_rows[rows.clone()].as_ptr(),
+            x_rows: self.x.rows[rows.clone()].as_ptr(),
             panels: panels.len(),
             w: self.w.codes_from(panels.start, 0).as_ptr(),
             w_scales,
             panel_stride: self.w.panel_size(),
             pieces: self.pieces,
-            y: self.y.pointer().wrapping_add(rows.start * n + first),
+            y,
             y_stride: n,
+            y_pieces,
             cols: (panels.len() * width).min(n - first),
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
             ending,
@@ -169,7 +184,8 @@ impl Product<'_> {
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` and `x_rows` are those of the
         // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements, a residual `m` rows of them; `y` holds
-        // `m * n` elements, of which only this task touches the block's rows in the panels' columns.
+        // `m * n` elements, or a piece for each row and panel, of which only this task touches the block's rows in the
+        // panels' columns.
         unsafe { (self.kernels.multiply)(&product) };
     }
 }

@@ -217,8 +217,9 @@ impl TileProduct for Brain {
 ///
 /// # Safety
 ///
-/// As [`RoundedProduct`] says, of so many tiles of rows; the processor has AVX-512, and tiles that the process may use.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+/// As [`RoundedProduct`] says, of so many tiles of rows; the processor has AVX-512 with BF16, and tiles that the process may
+/// use.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn multiply<P: TileProduct, const TILES: usize>(p: &RoundedProduct) {
     // SAFETY: the process may use tiles, and they are given back before anything else runs here.
     let _tiles = unsafe { Tiles::new(p.rows) };
@@ -257,9 +258,9 @@ unsafe fn multiply<P: TileProduct, const TILES: usize>(p: &RoundedProduct) {
 ///
 /// # Safety
 ///
-/// As [`RoundedProduct`] says; the processor has AVX-512.
+/// As [`RoundedProduct`] says; the processor has AVX-512 with BF16.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn finish<P: TileProduct>(p: &RoundedProduct, sums: &Sums, panel: usize, rows: Range<usize>) {
     for half in 0..2 {
         let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
@@ -275,7 +276,14 @@ unsafe fn finish<P: TileProduct>(p: &RoundedProduct, sums: &Sums, panel: usize, 
                         let x_scale = if P::HAS_SCALES { (*p.x_rows.add(r)).scale } else { 1.0 };
                         let sums = _mm512_load_si512(sums.0[r].as_ptr().wrapping_add(16 * half).cast());
                         let values = P::to_floats(sums, x_scale, w_scales);
-                        columns.store(r, values, None$(.or(Some(ActivationKind::$kind)))?);
+                        let results = columns.end(r, values, None$(.or(Some(ActivationKind::$kind)))?);
+                        if p.y_pieces.is_null() {
+                            columns.store(r, results);
+                        } else {
+                            let piece = p.y_pieces.add((panel * p.rows + r) * PIECE_BYTES);
+                            let narrow: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(results));
+                            _mm256_storeu_si256(piece.add(half * PIECE_BYTES / 2).cast(), narrow);
+                        }
                     }
                 }
             };

@@ -283,7 +283,8 @@ unsafe fn store(p: &RoundedProduct, r: usize, x_scale: f32, panel: usize, half: 
         let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride).wrapping_add(16 * half);
         let scale = _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_loadu_ps(scales));
         let values = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-        Columns::new(p, panel, half).store(r, values, p.ending.activation);
+        let columns = Columns::new(p, panel, half);
+        columns.store(r, columns.end(r, values, p.ending.activation));
     }
 }
 
@@ -323,19 +324,19 @@ impl Columns {
         }
     }
 
-    /// Writes scaled sums of row `r`, after the bias, an activation and the residual.
+    /// Scaled sums of row `r`, after the bias, an activation and the residual; zero behind the columns.
     ///
     /// # Safety
     ///
     /// As for [`new`](Self::new), and `r` is below the number of rows.
     #[inline(always)]
-    pub(in crate::cpu::x86_64) unsafe fn store(
+    pub(in crate::cpu::x86_64) unsafe fn end(
         &self,
         r: usize,
         mut sum: __m512,
         kind: Option<ActivationKind>,
-    ) {
-        // SAFETY: row `r` of `y` and of a residual has the columns that the mask covers.
+    ) -> __m512 {
+        // SAFETY: row `r` of a residual has the columns that the mask covers.
         unsafe {
             if let Some(bias) = self.bias {
                 sum = _mm512_add_ps(sum, bias);
@@ -347,7 +348,18 @@ impl Columns {
                 let residual = self.residual.wrapping_add(r * self.residual_stride);
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(self.columns, residual));
             }
-            _mm512_mask_storeu_ps(self.y.wrapping_add(r * self.y_stride), self.columns, sum);
+            _mm512_maskz_mov_ps(self.columns, sum)
         }
+    }
+
+    /// Writes results of row `r`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`end`](Self::end).
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn store(&self, r: usize, results: __m512) {
+        // SAFETY: row `r` of `y` has the columns that the mask covers.
+        unsafe { _mm512_mask_storeu_ps(self.y.wrapping_add(r * self.y_stride), self.columns, results) };
     }
 }
