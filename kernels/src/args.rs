@@ -87,6 +87,8 @@ pub struct RoundedMatMul<'a> {
     pub activation: Option<ActivationKind>,
     /// Added at the end `[m, n]`.
     pub residual: Option<Rows<'a>>,
+    /// Weights of the product that comes next, if that is known: each thread fetches the first of them that it will read.
+    pub next: Option<&'a PackedMatrix>,
     /// Result `[m, n]`.
     pub y: ProductOutput<'a>,
 }

@@ -110,12 +110,15 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
+    /// The thread whose share task `task` of so many is.
+    pub(super) fn owner(&self, task: usize, tasks: usize) -> usize {
+        let owns = |thread: &usize| self.shared.share(*thread, tasks).contains(&task);
+        (0..self.threads()).find(owns).unwrap_or(0)
+    }
+
     /// Whether of so many tasks `task` and the one behind it are of the same thread's share.
     pub(super) fn are_of_one_share(&self, task: usize, tasks: usize) -> bool {
-        (0..self.threads()).any(|thread| {
-            let share = self.shared.share(thread, tasks);
-            share.contains(&task) && share.contains(&(task + 1))
-        })
+        task + 1 < tasks && self.owner(task, tasks) == self.owner(task + 1, tasks)
     }
 
     /// Calls `f(0)`, `f(1)` .. `f(tasks - 1)`, each once, on all threads, and returns when all are done.

@@ -432,20 +432,21 @@ fn inputs_rounded_before_give_the_same_bits() {
                 .matmul(MatMul { x: x.view(), rounding, w: &w, bias, activation, residual, y: rows })
                 .unwrap();
             let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: m, cols: n });
-            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, y: rows };
+            let next = Some(&next_w);
+            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, next, y: rows };
             kernels.matmul_rounded(product).unwrap();
             assert_eq!(y, expected, "{what}");
-            let Some(next) = kernels.input_kind(&next_w, next_rounding, m) else { continue };
-            let rounded = ProductOutput::Rounded(&mut handed, next);
-            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, y: rounded };
+            let Some(kind) = kernels.input_kind(&next_w, next_rounding, m) else { continue };
+            let rounded = ProductOutput::Rounded(&mut handed, kind);
+            let product = RoundedMatMul { x: &shared, w: &w, bias, activation, residual, next, y: rounded };
             kernels.matmul_rounded(product).unwrap();
-            assert_eq!(handed.holds(), Some((next, m, n)));
+            assert_eq!(handed.holds(), Some((kind, m, n)));
             let y = Matrix { data: expected, rows: m, cols: n, stride: n };
             let expected = multiply_rounded(&kernels, &y, next_rounding, &next_w, None);
             let mut y = vec![f32::NAN; m * next_n];
             let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: m, cols: next_n });
-            let (bias, activation, residual) = (None, None, None);
-            let product = RoundedMatMul { x: &handed, w: &next_w, bias, activation, residual, y: rows };
+            let (bias, activation, residual, next) = (None, None, None, None);
+            let product = RoundedMatMul { x: &handed, w: &next_w, bias, activation, residual, next, y: rows };
             kernels.matmul_rounded(product).unwrap();
             assert_eq!(y, expected, "{what} handed over");
             handed_over += 1;
@@ -469,9 +470,9 @@ fn inputs_rounded_for_other_weights_are_refused() {
                 kernels.round(zeros, kind, &mut x).unwrap();
             }
             let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: 6, cols: 8 });
-            let (bias, activation, residual) = (None, None, None);
-            let result =
-                kernels.matmul_rounded(RoundedMatMul { x: &x, w, bias, activation, residual, y: rows });
+            let (bias, activation, residual, next) = (None, None, None, None);
+            let product = RoundedMatMul { x: &x, w, bias, activation, residual, next, y: rows };
+            let result = kernels.matmul_rounded(product);
             assert!(matches!(result, Err(KernelError::InputKind { .. })), "{result:?}");
         }
     }

@@ -20,6 +20,8 @@ pub(super) struct LinearPlan {
     epilogue: Epilogue,
     /// The linears behind those that alone read the result, if so it is.
     readers: Option<Range<usize>>,
+    /// The linear that comes next.
+    next: Option<usize>,
 }
 
 impl LinearPlan {
@@ -29,7 +31,9 @@ impl LinearPlan {
         let epilogue = program.epilogue(&(0..program.steps().len()), index + 1, y);
         let readers = program.linears_of(epilogue.y, epilogue.next);
         let is_private = !readers.is_empty() && program.is_private(epilogue.y, readers.clone());
-        Some(Self { epilogue, readers: is_private.then_some(readers) })
+        let is_linear = |index: &usize| matches!(program.steps()[*index].op, Op::Linear { .. });
+        let next = (index + 1..program.steps().len()).find(is_linear);
+        Some(Self { epilogue, readers: is_private.then_some(readers), next })
     }
 }
 
@@ -46,6 +50,7 @@ impl CpuExecutable {
             epilogue.next <= end && program.slot(epilogue.y) != program.slot(x.value)
         });
         let (y, next) = epilogue.map_or((y, index + 1), |epilogue| (epilogue.y, epilogue.next));
+        let later = plan.and_then(|plan| plan.next).filter(|later| *later < end);
         let readers = plan.and_then(|plan| plan.readers.clone());
         let readers = readers.filter(|readers| readers.start == next && readers.end <= end);
         let kind = self.input_kind(index, x.value);
@@ -55,7 +60,7 @@ impl CpuExecutable {
         if let (Some(_), Some(wanted)) = (kind, readers.and_then(|readers| self.input_kind(readers.start, y)))
         {
             let mut out = std::mem::take(&mut self.other_rounded);
-            let result = self.product(index, epilogue, true, ProductOutput::Rounded(&mut out, wanted));
+            let result = self.product(index, epilogue, true, later, ProductOutput::Rounded(&mut out, wanted));
             self.other_rounded = std::mem::replace(&mut self.rounded, out);
             self.rounded_value = Some(program.alias(y));
             result?;
@@ -65,7 +70,7 @@ impl CpuExecutable {
         let mut out = std::mem::take(&mut self.slots[slot]);
         let (rows, cols) = program.shape(y);
         let target = ProductOutput::Rows(RowsMut { data: &mut out[..rows * cols], rows, cols });
-        let result = self.product(index, epilogue, kind.is_some(), target);
+        let result = self.product(index, epilogue, kind.is_some(), later, target);
         self.slots[slot] = out;
         result?;
         Ok(next)
@@ -96,12 +101,14 @@ impl CpuExecutable {
         result
     }
 
-    /// The product of the linear at a step, of `rounded` inputs if they are, ended as an epilogue says.
+    /// The product of the linear at a step, of `rounded` inputs if they are, ended as an epilogue says; a linear that comes
+    /// next finds some of its weights in the caches.
     fn product(
         &self,
         index: usize,
         epilogue: Option<Epilogue>,
         is_rounded: bool,
+        next: Option<usize>,
         y: ProductOutput<'_>,
     ) -> Result<()> {
         let (tables, steps) = (&*self.tables, self.program.steps());
@@ -129,8 +136,12 @@ impl CpuExecutable {
                 tables.kernels.matmul(MatMul { x, rounding, w, bias, activation, residual, y })?;
             }
             y => {
+                let next = next.and_then(|next| match steps[next].op {
+                    Op::Linear { weight, .. } => tables.matrix(weight).ok(),
+                    _ => None,
+                });
                 let x = &self.rounded;
-                tables.kernels.matmul_rounded(RoundedMatMul { x, w, bias, activation, residual, y })?;
+                tables.kernels.matmul_rounded(RoundedMatMul { x, w, bias, activation, residual, next, y })?;
             }
         }
         Ok(())

@@ -11,6 +11,10 @@ const EXP: [f32; 5] = [4.999_999_4e-1, 1.666_652_1e-1, 4.166839e-2, 8.368745e-3,
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
+/// `2^f = 1 + f (EXP2[0] + EXP2[1] f + ...)` for `|f| <= 1/2`, relative error 1.6e-8.
+const EXP2: [f32; 6] =
+    [6.931_472e-1, 2.402_264_8e-1, 5.550_332_4e-2, 9.618_437e-3, 1.339_887_5e-3, 1.535_336_2e-4];
+
 /// `Phi(-t) exp(t^2 / 2) (t + 3) = TAIL[0] + TAIL[1] w + ...` with `w = (t - 3) / (t + 3)`, for `0 <= t <= 13`, where
 /// `Phi` is the normal distribution function; relative error 3.9e-8. The substitution keeps the coefficients small, so
 /// that rounding does not grow (Shepherd and Laframboise 1981 use it for the error function).
@@ -89,11 +93,16 @@ unsafe fn x_sigmoid<V: Vector>(x: V, u: V) -> V {
 unsafe fn gelu_erf<V: Vector>(x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
-        // Far beyond the point where the exponential is zero; keeps infinities out.
-        let t = V::splat(40.0).min(x.abs());
+        // From 13 on `t Phi(-t)` is below 1e-37, and so it stays; keeps infinities out, and the power of two normal.
+        let t = V::splat(13.0).min(x.abs());
         let q = V::splat(1.0).div(t.add(V::splat(3.0)));
         let w = t.sub(V::splat(3.0)).mul(q);
-        let tail = exp(t.mul(t).mul(V::splat(-0.5))).mul(q).mul(polynomial(w, &TAIL));
+        // exp(-t^2 / 2) as a power of two: rounding the exponent weighs as much as rounding `t^2` does.
+        let u = t.mul(t).mul(V::splat(-0.5 * std::f32::consts::LOG2_E));
+        let n = u.round();
+        let f = u.sub(n);
+        let density = polynomial(f, &EXP2).mul_add(f, V::splat(1.0)).scale(n);
+        let tail = density.mul(q).mul(polynomial(w, &TAIL));
         V::splat(0.0).max(x).sub(t.mul(tail))
     }
 }

@@ -65,7 +65,8 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
             let (codes, rows) = scratch.split_at_mut(words);
             let mut memory = RoundedMemory { codes, rows };
             rounded::round(kernels, kind, &x, &mut memory);
-            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, rounded::Target::Rows(y));
+            let target = rounded::Target::Rows(y);
+            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, None, target);
         });
         if !rounded.ends {
             end(kernels, last, y);
@@ -120,7 +121,7 @@ pub(in crate::cpu) fn round_input(
 
 /// See [`CpuKernels::matmul_rounded`].
 pub(in crate::cpu) fn run_rounded(kernels: &CpuKernels, args: RoundedMatMul<'_>) -> Result<()> {
-    let RoundedMatMul { x, w, bias, activation, residual, y } = args;
+    let RoundedMatMul { x, w, bias, activation, residual, next: later, y } = args;
     let other = || KernelError::InputKind { op: OP, format: w.format() };
     let (kind, m, k) = x.holds().ok_or_else(other)?;
     let n = w.n();
@@ -136,7 +137,8 @@ pub(in crate::cpu) fn run_rounded(kernels: &CpuKernels, args: RoundedMatMul<'_>)
     let last = End { activation, residual };
     let to_rows = |y: &mut [f32]| {
         if !y.is_empty() {
-            rounded::multiply(kernels, rounded, x.view(), w, bias, last, rounded::Target::Rows(y));
+            let target = rounded::Target::Rows(y);
+            rounded::multiply(kernels, rounded, x.view(), w, bias, last, later, target);
             if !rounded.ends {
                 end(kernels, last, y);
             }
@@ -150,7 +152,7 @@ pub(in crate::cpu) fn run_rounded(kernels: &CpuKernels, args: RoundedMatMul<'_>)
                 _ if m == 0 || n == 0 => {}
                 (Kind::Brain, Kind::Brain) if rounded.ends => {
                     let target = rounded::Target::Pieces(memory.codes);
-                    rounded::multiply(kernels, rounded, x.view(), w, bias, last, target);
+                    rounded::multiply(kernels, rounded, x.view(), w, bias, last, later, target);
                 }
                 _ => with_scratch(m * n, |y| {
                     to_rows(y);

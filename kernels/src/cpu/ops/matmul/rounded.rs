@@ -34,7 +34,9 @@ pub(super) enum Target<'a> {
     Pieces(&'a mut [f32]),
 }
 
-/// The product, none of whose sizes is zero, of weights that `rounded` multiplies.
+/// The product, none of whose sizes is zero, of weights that `rounded` multiplies; `later` are weights of the one that comes
+/// next.
+#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
 pub(super) fn multiply(
     kernels: &CpuKernels,
     rounded: &RoundedKernels,
@@ -42,6 +44,7 @@ pub(super) fn multiply(
     w: &PackedMatrix,
     bias: Option<&[f32]>,
     end: End<'_>,
+    later: Option<&PackedMatrix>,
     target: Target<'_>,
 ) {
     let (m, pieces) = (x.rows.len(), w.units() * w.codes().unit_size() / PIECE_BYTES);
@@ -52,7 +55,7 @@ pub(super) fn multiply(
         Target::Pieces(pieces) => (pieces, true),
     };
     let product =
-        Product { kernels: rounded, x, pieces, w, bias, end, y: Output::new(y), is_rounded, blocks };
+        Product { kernels: rounded, x, pieces, w, bias, end, later, y: Output::new(y), is_rounded, blocks };
     let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
     share(&kernels.pool, w, &product.blocks, task_blocks, &|task| product.task(task));
 }
@@ -107,6 +110,8 @@ struct Product<'a> {
     w: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     end: End<'a>,
+    /// Weights of the product that comes next.
+    later: Option<&'a PackedMatrix>,
     y: Output<'a>,
     /// Whether `y` holds pieces of bf16.
     is_rounded: bool,
@@ -115,7 +120,7 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// All blocks meet some panels before they meet the next ones, which come from memory meanwhile.
-    fn task(&self, Task { panels, blocks, ahead }: Task) {
+    fn task(&self, Task { panels, blocks, ahead, share }: Task) {
         if blocks.len() == 1 {
             self.multiply(panels, blocks.start, (ptr::null(), 0));
             return;
@@ -128,12 +133,19 @@ impl Product<'_> {
         for first in panels.clone().step_by(together) {
             let end = panels.end.min(first + together);
             let next = ahead.min(end + together) - end;
-            let lines = (next * self.w.panel_size()).div_ceil(LINE_BYTES).div_ceil(blocks.len());
+            // Behind the last weights come those of the next product.
+            let (wanted, wanted_bytes) = match self.later {
+                _ if next > 0 => (self.w.codes_from(end, 0), next * self.w.panel_size()),
+                Some(later) => {
+                    let (share, shares) = share;
+                    let bytes = (end - first) * self.w.panel_size();
+                    (later.codes_from(later.panels() * share / shares, 0), bytes.min(later.size_bytes()))
+                }
+                None => (&[][..], 0),
+            };
+            let lines = wanted_bytes.div_ceil(LINE_BYTES).div_ceil(blocks.len());
             for (index, block) in blocks.clone().enumerate() {
-                let wanted = match next {
-                    0 => ptr::null(),
-                    _ => self.w.codes_from(end, 0).as_ptr().wrapping_add(index * lines * LINE_BYTES),
-                };
+                let wanted = wanted.as_ptr().wrapping_add(index * lines * LINE_BYTES);
                 self.multiply(first..end, block, (wanted, lines));
             }
         }

@@ -45,6 +45,8 @@ pub(super) struct Task {
     pub(super) blocks: Range<usize>,
     /// Panels up to here meet the same blocks on the same thread next, unless another one helps: worth fetching ahead.
     pub(super) ahead: usize,
+    /// Which part of a product's panels is the thread's: of the product that comes next, too, if it is shared out alike.
+    pub(super) share: (usize, usize),
 }
 
 /// Calls `task` until all panels have met all blocks, on several threads when that pays; a task gets at most
@@ -61,7 +63,8 @@ pub(super) fn share(
     let work = flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE);
     if work < BREAK_EVEN || pool.threads() == 1 {
         for block in (0..count).step_by(task_blocks) {
-            task(Task { panels: 0..panels, blocks: block..count.min(block + task_blocks), ahead: panels });
+            let blocks = block..count.min(block + task_blocks);
+            task(Task { panels: 0..panels, blocks, ahead: panels, share: (0, 1) });
         }
         return;
     }
@@ -83,6 +86,7 @@ pub(super) fn share(
         };
         let goes_on = panel_task + 1 < panel_tasks && pool.are_of_one_share(index, tasks);
         let ahead = if goes_on { panels(panel_task + 1).end } else { panels(panel_task).end };
-        task(Task { panels: panels(panel_task), blocks: part(count, row_tasks, row_task), ahead });
+        let share = if row_tasks == 1 { (pool.owner(index, tasks), pool.threads()) } else { (0, 1) };
+        task(Task { panels: panels(panel_task), blocks: part(count, row_tasks, row_task), ahead, share });
     });
 }
