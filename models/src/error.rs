@@ -102,7 +102,7 @@ pub enum ModelError {
         reason: &'static str,
     },
     /// An architecture without a family.
-    #[error("{origin}: architecture `{name}` is not supported, expected one of {known}")]
+    #[error("{origin}: architecture `{}` is not supported, expected one of {known}", name.escape_debug())]
     UnknownArchitecture {
         /// The file.
         origin: String,

@@ -175,6 +175,24 @@ fn parts_that_do_not_fit_get_one_sentence() {
     }
 }
 
+/// The engine's fp8 has no zero point, so such a matrix is read as what it means, and not used as it is stored.
+#[test]
+fn zero_points_of_fp8_count() {
+    for dtype in [Dtype::F8_E4M3, Dtype::F8_E5M2] {
+        // One in E4M3, a half in E5M2.
+        let parts: &[(&str, Dtype, &[usize])] = &[
+            ("a.weight", dtype, &[2, 3]),
+            ("a.weight_scale", Dtype::F32, &[1]),
+            ("a.weight_zero_point", Dtype::I8, &[1]),
+        ];
+        let checkpoint = Checkpoint::from_bytes("x", file(parts, 0x38)).unwrap();
+        let code = if dtype == Dtype::F8_E4M3 { 1.0 } else { 0.5 };
+        let expected = (code - f32::from(0x38u8)) * f32::from_le_bytes([0x38; 4]);
+        assert_eq!(read(&checkpoint, "a.weight"), [expected; 6]);
+        assert!(checkpoint.encoded("a.weight").is_none());
+    }
+}
+
 #[test]
 fn scales_that_are_no_numbers_are_found() {
     let parts: &[(&str, Dtype, &[usize])] =

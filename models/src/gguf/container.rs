@@ -89,6 +89,8 @@ fn parse_header(origin: &str, file: &Arc<Bytes>) -> Result<Container, String> {
         let elements = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
         let bytes = elements
             .filter(|_| cols.is_multiple_of(block.elements))
+            // A tensor of no rows has a row length all the same.
+            .filter(|_| (cols / block.elements).checked_mul(block.bytes).is_some())
             .and_then(|elements| (elements / block.elements).checked_mul(block.bytes))
             .ok_or_else(|| {
                 format!(
@@ -173,6 +175,8 @@ impl<'a> Cursor<'a> {
     fn name(&mut self, what: &str) -> Result<String, String> {
         let range = self.text(what)?;
         match std::str::from_utf8(&self.bytes[range.clone()]) {
+            // Names are put in sentences.
+            Ok(name) if name.contains(char::is_control) => Err(format!("{what} has control characters")),
             Ok(name) if range.len() <= MAX_NAME_BYTES => Ok(name.to_owned()),
             Ok(_) => Err(format!("{what} has {} bytes, at most {MAX_NAME_BYTES} are read", range.len())),
             Err(_) => Err(format!("{what} is not UTF-8")),

@@ -198,8 +198,8 @@ impl Storage for QuantizedMatrix {
         };
         let format = match &self.codes {
             Codes::I8(_) if has_one_per_row && self.has_zero(0) => Format::Int8,
-            Codes::E4m3(_) if has_one_per_row => Format::Fp8E4m3,
-            Codes::E5m2(_) if has_one_per_row => Format::Fp8E5m2,
+            Codes::E4m3(_) if has_one_per_row && self.has_zero(0) => Format::Fp8E4m3,
+            Codes::E5m2(_) if has_one_per_row && self.has_zero(0) => Format::Fp8E5m2,
             Codes::E2m1(_) if is_block(&[Dtype::U8, Dtype::F8_E8M0], 32) => Format::Mxfp4,
             Codes::E2m1(_) if is_block(&[Dtype::F8_E4M3], 16) => Format::Nvfp4,
             // The engine's scales have 16 bits; f32 ones seldom fit, bf16 ones mostly do.
