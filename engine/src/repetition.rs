@@ -7,6 +7,7 @@
 //! the module itself has filled. Activations, in turn, lie where a neighbour has just left them, as in the whole
 //! program: the same value of every layer has one place. What sweeps compute leads nowhere.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::{BackendModel, Executable, StepInputs};
@@ -96,26 +97,32 @@ impl Repetition<'_> {
     }
 
     fn timed(&mut self, iterations: usize, with_whole: bool, sweeps: &[Sweeps]) -> Result<f64> {
+        let stretches = self.stretches(sweeps)?;
         let from = self.whole.mark()?;
         let all_steps = self.sweeps.whole.steps().len();
-        let most = sweeps.iter().map(|sweeps| sweeps.count).max().unwrap_or(0);
         for _ in 0..iterations {
             if with_whole {
                 let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
                 self.whole.run(0..all_steps, self.inputs, memory)?;
             }
-            for turn in 0..most {
-                for sweeps in sweeps.iter().filter(|sweeps| turn < sweeps.count) {
-                    let steps = self.sweeps.program.set_steps(sweeps.set);
-                    let steps = steps.ok_or_else(|| {
-                        EngineError::Unsupported(format!("there is no set {} of modules", sweeps.set))
-                    })?;
-                    let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
-                    self.sweeps.executable.run(steps, self.inputs, memory)?;
-                }
+            if !stretches.is_empty() {
+                let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
+                self.sweeps.executable.run_all(&stretches, self.inputs, memory)?;
             }
         }
         let to = self.whole.mark()?;
         self.whole.seconds_between(from, to)
+    }
+
+    /// The steps of all sweeps, sets in turns.
+    fn stretches(&self, sweeps: &[Sweeps]) -> Result<Vec<Range<usize>>> {
+        let most = sweeps.iter().map(|sweeps| sweeps.count).max().unwrap_or(0);
+        let turns = (0..most).flat_map(|turn| sweeps.iter().filter(move |sweeps| turn < sweeps.count));
+        let steps = |sweeps: &Sweeps| {
+            let steps = self.sweeps.program.set_steps(sweeps.set);
+            steps
+                .ok_or_else(|| EngineError::Unsupported(format!("there is no set {} of modules", sweeps.set)))
+        };
+        turns.map(steps).collect()
     }
 }

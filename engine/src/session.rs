@@ -237,6 +237,27 @@ impl Session {
         self.prepared.first().map(|prepared| &prepared.program)
     }
 
+    /// The modules that the device does at once when it runs the last program whole: a product with the norm in front of
+    /// it, or the activation and the sum behind it. Neighbours, in program order; modules in none of these stand alone.
+    pub fn joined_modules(&self) -> Vec<Vec<ModuleId>> {
+        let Some(Prepared { program, executable }) = self.prepared.first() else { return Vec::new() };
+        let cache = self.cache.as_ref().filter(|_| program.key().phase != Phase::Forward);
+        let stretches = executable.done_at_once(&self.inputs, cache.map(|cache| cache.memory.as_ref()));
+        let mut joined: Vec<Vec<ModuleId>> = Vec::new();
+        for steps in stretches.unwrap_or_default() {
+            let cuts = program.cuts(crate::Granularity::Module).iter();
+            let touched = cuts.filter(|cut| cut.steps.start < steps.end && steps.start < cut.steps.end);
+            let modules: Vec<ModuleId> = touched.map(|cut| cut.module).collect();
+            match joined.last_mut() {
+                // A module may end one stretch and begin the next.
+                Some(last) if last.last() == modules.first() => last.extend_from_slice(&modules[1..]),
+                _ => joined.push(modules),
+            }
+        }
+        joined.retain(|modules| modules.len() > 1);
+        joined
+    }
+
     /// Tokens that stood in the cache before the last run; the costs of a decode step depend on it.
     pub fn last_kv_start(&self) -> usize {
         self.inputs.kv_start.iter().copied().max().unwrap_or(0) as usize

@@ -2,20 +2,30 @@
 //!
 //! In the whole program a weight is read once and then not before everything else has been read. Swept by itself, a class
 //! comes back to its weights as soon as it is through, and what fits into a cache is warm then: cheaper than in the
-//! program. Company of another class is not enough where both together are not much larger than the cache; worse, the
-//! company itself is then warmer in its own trials than in those of others, and costs do not add up. So all classes
-//! that would be warm share one **ballast**: the largest classes, so many that even without the largest of them they
-//! flood the cache, or all. A class of the ballast is measured by the ballast with and without it, any other by the
-//! ballast with it beside; each trial then reads about as much before it comes back to where it began. Sets run in
-//! program order, so that this holds where the extra runs follow the program, too.
+//! program. So a class that would be warm is swept in company. Where one class floods the cache by itself, the smallest
+//! such is the company of all who need it. Where none does, classes are *weighed together*: each trial sweeps several at
+//! once, so many that they flood the cache or are most of the program, in another choice each time, and the regression
+//! tells them apart, as one weighs coins in groups. A trial leaves out one class for certain, each in turn within two
+//! rounds, and as many more as the cache allows, chosen by lot: a cost is known best where it is in half of the trials (its variance goes with
+//! `1 / (p (1 - p))`). Company of one fixed class that is not much larger than the cache will not do: it would itself be
+//! warmer in its own trials than in those of others, and costs would not add up. Sets run in program order, so that this
+//! holds where the extra runs follow the program, too.
 
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 /// What is swept counts as cold when it is so many times the cache. On a processor with 2 MiB a core, a decode step of 11
 /// MB was accounted for to 84 % by sweeps of 1.2 times the cache, to 94 % by 1.5 times, to 99 % by twice.
 const MARGIN: f64 = 2.0;
+/// Or when it is this much of all that the program reads: then weights come round about as late as they do in it,
+/// whatever the cache holds. In the same measurement, four of six classes sufficed.
+const MOST: f64 = 2.0 / 3.0;
 /// What reads less than this share of all cold bytes runs by itself: however warm, it is out by no more.
-const LIGHT: f64 = 0.01;
+const LIGHT: f64 = 0.003;
+/// So does what reads less than this share of all that it moves itself: with thousands of rows, products are bound by
+/// arithmetic, and reading their weights is a few hundredths of their energy.
+const SHARE_MOVED: f64 = 0.15;
 
 /// A cache of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,45 +37,59 @@ pub struct Cache {
     pub is_shared: bool,
 }
 
-/// What the ballast is to a class.
+/// In what company a class is swept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ballast {
-    /// The class is swept by itself: it is large enough to be cold, too small to matter, or warm in the program, too.
+    /// None: it is large enough to be cold, too small to matter, or warm in the program, too.
     #[default]
     None,
-    /// Likewise, and it is the ballast of others if there are any.
+    /// None, and it is the company of others.
     Sole,
-    /// The class is part of it: the ballast is swept without the class.
-    Part,
-    /// The class is swept beside it.
+    /// That of the sole one.
     Beside,
+    /// Others that are weighed together with it.
+    Part,
 }
 
-/// The ballast of each class, by the bytes that a sweep of it reads and nobody has just written.
-pub(crate) fn ballast_of(cold_bytes: &[f64], caches: &[Cache]) -> Vec<Ballast> {
-    let mut roles = vec![Ballast::None; cold_bytes.len()];
-    let all_bytes: f64 = cold_bytes.iter().sum();
-    let mut by_size: Vec<usize> =
-        (0..cold_bytes.len()).filter(|&class| cold_bytes[class] > LIGHT * all_bytes).collect();
-    by_size.sort_by(|&a, &b| cold_bytes[b].total_cmp(&cold_bytes[a]));
+/// What a sweep of a class reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Traffic {
+    /// Bytes that it reads and nobody has just written.
+    pub(crate) cold_bytes: f64,
+    /// All bytes that it reads or writes.
+    pub(crate) moved_bytes: f64,
+}
+
+/// The company of each class.
+pub(crate) fn ballast_of(traffic: &[Traffic], caches: &[Cache]) -> Vec<Ballast> {
+    let mut roles = vec![Ballast::None; traffic.len()];
+    let all_bytes: f64 = traffic.iter().map(|class| class.cold_bytes).sum();
     let needed_bytes = MARGIN * flooded_bytes(all_bytes, caches);
-    if needed_bytes == 0.0 || by_size.len() < 2 {
+    let is_heavy = |class: &Traffic| {
+        class.cold_bytes > LIGHT * all_bytes && class.cold_bytes >= SHARE_MOVED * class.moved_bytes
+    };
+    let by_itself = |class: &&Traffic| class.cold_bytes >= needed_bytes;
+    let heavy = || (0..traffic.len()).filter(|&class| is_heavy(&traffic[class]));
+    let would_be_warm: Vec<usize> = heavy().filter(|&class| !by_itself(&&traffic[class])).collect();
+    if needed_bytes == 0.0 || would_be_warm.is_empty() || heavy().count() < 2 {
         return roles;
     }
-    let largest_bytes = cold_bytes[by_size[0]];
-    let is_sole = largest_bytes >= needed_bytes;
-    let mut sum_bytes = 0.0;
-    for (place, &class) in by_size.iter().enumerate() {
-        roles[class] = match place {
-            0 if is_sole => Ballast::Sole,
-            _ if cold_bytes[class] >= needed_bytes => Ballast::None,
-            _ if !is_sole && sum_bytes - largest_bytes < needed_bytes => Ballast::Part,
-            _ => Ballast::Beside,
-        };
-        sum_bytes += cold_bytes[class];
+    let flooding = (0..traffic.len()).filter(|&class| by_itself(&&traffic[class]));
+    let sole = flooding.min_by(|&a, &b| traffic[a].cold_bytes.total_cmp(&traffic[b].cold_bytes));
+    for class in would_be_warm {
+        roles[class] = if sole.is_some() { Ballast::Beside } else { Ballast::Part };
+    }
+    if let Some(sole) = sole {
+        roles[sole] = Ballast::Sole;
     }
     roles
+}
+
+/// Bytes that have to be swept at once for classes that are weighed together to be cold.
+pub(crate) fn company_bytes(cold_bytes: &[f64], caches: &[Cache]) -> f64 {
+    let all_bytes: f64 = cold_bytes.iter().sum();
+    (MARGIN * flooded_bytes(all_bytes, caches)).min(MOST * all_bytes)
 }
 
 /// The most that a cache may keep from one run of the program to the next of what the program does not keep in it; 0
@@ -77,73 +101,123 @@ fn flooded_bytes(all_bytes: f64, caches: &[Cache]) -> f64 {
     caches.iter().take_while(is_flooded).map(|cache| cache.size_bytes as f64).fold(0.0, f64::max)
 }
 
-/// What is swept to learn what classes cost: nothing, the ballast, and something for each class. A row holds the class
-/// whose number of sweeps goes for all that it sweeps, and these in program order.
-pub(crate) fn rows(roles: &[Ballast]) -> Vec<(Option<usize>, Vec<usize>)> {
-    let ballast = ballast(roles);
+/// What is swept in a round to learn what classes cost: nothing, something for each class, and, from the second round on,
+/// half as many choices of those that are weighed together as there are, since each trial tells of most of them: shorter
+/// rounds are more rounds.
+/// A row holds the class whose number of sweeps goes for all that it sweeps, and these in program order.
+pub(crate) fn rows(
+    roles: &[Ballast],
+    cold_bytes: &[f64],
+    company_bytes: f64,
+    round: usize,
+    random: &mut Pcg64,
+) -> Vec<(Option<usize>, Vec<usize>)> {
+    let with = |wanted: Ballast| (0..roles.len()).filter(move |&class| roles[class] == wanted);
     let mut rows = vec![(None, Vec::new())];
-    if roles.contains(&Ballast::Part) {
-        rows.push((ballast.first().copied(), ballast.clone()));
-    }
-    rows.extend(roles.iter().enumerate().map(|(class, role)| {
+    for (class, role) in roles.iter().enumerate() {
+        let place = with(Ballast::Part).position(|other| other == class);
+        if round > 0 && place.is_some_and(|place| place % 2 != round % 2) {
+            continue;
+        }
         let mut swept = match role {
             Ballast::None | Ballast::Sole => vec![class],
-            Ballast::Part => ballast.iter().copied().filter(|&other| other != class).collect(),
-            Ballast::Beside => [ballast.as_slice(), &[class]].concat(),
+            Ballast::Beside => with(Ballast::Sole).chain([class]).collect(),
+            Ballast::Part => {
+                let mut others: Vec<usize> = with(Ballast::Part).filter(|&other| other != class).collect();
+                others.shuffle(random);
+                company(others, cold_bytes, company_bytes)
+            }
         };
         swept.sort_unstable();
-        (Some(class), swept)
-    }));
+        rows.push((Some(class), swept));
+    }
     rows
 }
 
-/// The classes of the ballast.
-pub(crate) fn ballast(roles: &[Ballast]) -> Vec<usize> {
-    let is_in = |&class: &usize| matches!(roles[class], Ballast::Sole | Ballast::Part);
-    (0..roles.len()).filter(is_in).collect()
+/// The first so many of `classes` that half of all are among them and they read enough.
+pub(crate) fn company(mut classes: Vec<usize>, cold_bytes: &[f64], company_bytes: f64) -> Vec<usize> {
+    let (mut sum_bytes, mut count) = (0.0, 0);
+    while count < classes.len() && (2 * count <= classes.len() || sum_bytes < company_bytes) {
+        sum_bytes += cold_bytes[classes[count]];
+        count += 1;
+    }
+    classes.truncate(count);
+    classes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::regression::{Observation, Regression};
+    use rand::SeedableRng;
 
     fn own(size_bytes: u64) -> Cache {
         Cache { size_bytes, is_shared: false }
     }
 
-    #[test]
-    fn what_would_stay_in_the_cache_gets_ballast() {
-        use Ballast::{Beside, None, Part, Sole};
-        let bytes = [0.0, 300.0, 1000.0, 400.0, 5.0, 300.0];
-        // 2005 bytes in all; the fifth class is too light to matter.
-        assert_eq!(ballast_of(&bytes, &[]), [None; 6]);
-        assert_eq!(ballast_of(&bytes, &[own(2005)]), [None; 6]);
-        // 200 bytes have to go by, which each of four does by itself.
-        assert_eq!(ballast_of(&bytes, &[own(100)]), [None, None, Sole, None, None, None]);
-        // 500 bytes have to go by: the largest class does so alone.
-        assert_eq!(ballast_of(&bytes, &[own(250)]), [None, Beside, Sole, Beside, None, Beside]);
-        // 1100 have to: the others together are 1000, so all are needed.
-        assert_eq!(ballast_of(&bytes, &[own(550)]), [None, Part, Part, Part, None, Part]);
-        // Without the largest of the first three, 600 go by.
-        let bytes = [400.0, 350.0, 300.0, 200.0];
-        assert_eq!(ballast_of(&bytes, &[own(300)]), [Part, Part, Part, Beside]);
-        // A larger cache holds all of it, unless others may have taken their part of that.
-        assert_eq!(ballast_of(&bytes, &[own(10), own(5000)]), [Sole, None, None, None]);
-        let shared = Cache { size_bytes: 5000, is_shared: true };
-        assert_eq!(ballast_of(&bytes, &[own(10), shared]), [Part; 4]);
-        assert_eq!(ballast_of(&bytes, &[own(2000), shared]), [None; 4]);
+    /// Classes that move nothing but weights.
+    fn ballast(bytes: &[f64], caches: &[Cache]) -> Vec<Ballast> {
+        let traffic = |&cold_bytes: &f64| Traffic { cold_bytes, moved_bytes: cold_bytes };
+        ballast_of(&bytes.iter().map(traffic).collect::<Vec<_>>(), caches)
     }
 
     #[test]
-    fn whatever_the_ballast_classes_are_told_apart() {
+    fn what_would_stay_in_the_cache_gets_company() {
+        use Ballast::{Beside, None, Part, Sole};
+        let bytes = [0.0, 300.0, 1000.0, 400.0, 5.0, 300.0];
+        // 2005 bytes in all; the fifth class is too light to matter.
+        assert_eq!(ballast(&bytes, &[]), [None; 6]);
+        assert_eq!(ballast(&bytes, &[own(2005)]), [None; 6]);
+        // 200 bytes have to go by, which each of four does by itself.
+        assert_eq!(ballast(&bytes, &[own(100)]), [None; 6]);
+        // 350 bytes have to go by: two classes do so alone, and the smaller is company enough.
+        assert_eq!(ballast(&bytes, &[own(175)]), [None, Beside, None, Sole, None, Beside]);
+        // 1100 have to, more than any class has.
+        assert_eq!(ballast(&bytes, &[own(550)]), [None, Part, Part, Part, None, Part]);
+        // A larger cache holds all of it, unless others may have taken their part of that.
+        let bytes = [400.0, 350.0, 300.0, 200.0];
+        assert_eq!(ballast(&bytes, &[own(10), own(5000)]), [None; 4]);
+        let shared = Cache { size_bytes: 5000, is_shared: true };
+        assert_eq!(ballast(&bytes, &[own(10), shared]), [Part; 4]);
+        assert_eq!(ballast(&bytes, &[own(2000), shared]), [None; 4]);
+    }
+
+    #[test]
+    fn what_moves_much_else_runs_by_itself() {
+        let traffic = |cold_bytes, moved_bytes| Traffic { cold_bytes, moved_bytes };
+        let classes = [traffic(300.0, 350.0), traffic(300.0, 3000.0), traffic(300.0, 1000.0)];
+        assert_eq!(ballast_of(&classes, &[own(400)]), [Ballast::Part, Ballast::None, Ballast::Part]);
+    }
+
+    #[test]
+    fn company_floods_the_cache_or_is_most_of_the_program() {
+        let bytes = [40.0, 15.0, 55.0, 55.0, 75.0, 5.0];
+        // Twice the cache, or two thirds of 245.
+        assert_eq!(company_bytes(&bytes, &[own(50)]), 100.0);
+        assert!((company_bytes(&bytes, &[own(200)]) - 245.0 * 2.0 / 3.0).abs() < 1e-9);
+        let roles = [Ballast::Part; 6];
+        let mut random = Pcg64::seed_from_u64(1);
+        for round in 0..100 {
+            for (of, swept) in rows(&roles, &bytes, 100.0, round, &mut random) {
+                let Some(of) = of else { continue };
+                let sum_bytes: f64 = swept.iter().map(|&class| bytes[class]).sum();
+                assert!(!swept.contains(&of) && swept.len() >= 3 && sum_bytes >= 100.0, "{swept:?}");
+                assert!(swept.is_sorted());
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_the_company_classes_are_told_apart() {
         // Sizes as in a model, all alike, and one large class among small ones; fewer classes, too.
         for sizes in
             [[90.0, 300.0, 100.0, 400.0, 400.0, 0.0], [100.0; 6], [10.0, 10.0, 1000.0, 10.0, 10.0, 10.0]]
         {
             for n in 1..=sizes.len() {
                 for cache in (0..40).map(|step| 10 << (step / 4) | step) {
-                    let roles = ballast_of(&sizes[..n], &[own(cache)]);
+                    let (sizes, caches) = (&sizes[..n], [own(cache)]);
+                    let roles = ballast(sizes, &caches);
+                    let mut random = Pcg64::seed_from_u64(cache);
                     let observation = |block: usize, swept: &[usize]| Observation {
                         block,
                         counts: (0..n).map(|class| if swept.contains(&class) { 3.0 } else { 1.0 }).collect(),
@@ -151,7 +225,10 @@ mod tests {
                         sampling_sd: 0.0,
                     };
                     let observations: Vec<Observation> = (0..3)
-                        .flat_map(|block| rows(&roles).into_iter().map(move |row| observation(block, &row.1)))
+                        .flat_map(|block| {
+                            let rows = rows(&roles, sizes, company_bytes(sizes, &caches), block, &mut random);
+                            rows.into_iter().map(move |row| observation(block, &row.1))
+                        })
                         .collect();
                     let fit = Regression::fit(&observations, 0, 0);
                     assert!(fit.is_some(), "{n} of {sizes:?} with {cache} bytes of cache");

@@ -2,22 +2,32 @@
 
 use joulewise_engine::{ModuleId, ModuleKind};
 
-use crate::ballast::{Ballast, Cache, ballast_of};
+use crate::ballast::{Ballast, Cache, Traffic, ballast_of};
 use crate::workload::Part;
 
-/// Modules of the same kind and shape.
+/// Modules of the same kind and shape, or *units* of neighbours that are so in each layer: a device that does an
+/// activation within the product in front of it never runs it alone, so that only both together have a cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Class {
-    /// What people call it: the kind, and more where two classes are of one kind.
+    /// What people call it: the kinds of a unit, and more where two classes are of one kind.
     pub name: String,
-    /// Its modules, in program order.
+    /// Its modules, in program order, unit by unit.
     pub modules: Vec<ModuleId>,
+    /// Modules of a unit.
+    pub unit: usize,
     /// Matrix bytes of all of them.
     pub weight_bytes: u64,
     /// Bytes that a sweep reads and nobody has just written: weights, and the cache of keys and values.
     pub cold_bytes: f64,
-    /// What it is swept with, so that its weights are as cold as in the whole program.
+    /// In what company it is swept, so that its weights are as cold as in the whole program.
     pub ballast: Ballast,
+}
+
+impl Class {
+    /// How many units it has.
+    pub fn n_units(&self) -> usize {
+        self.modules.len() / self.unit.max(1)
+    }
 }
 
 /// Whether two modules do the same work on the same formats, in different layers: one may then stand for the other.
@@ -32,45 +42,61 @@ pub fn are_equal(a: &Part, b: &Part) -> bool {
 /// The classes of a program's modules. Those whose path is in `apart` are classes of their own; `caches` are the
 /// device's, as far as they are known.
 pub fn classes_of(parts: &[Part], apart: &[String], caches: &[Cache]) -> Vec<Class> {
-    let mut groups: Vec<Vec<&Part>> = Vec::new();
-    let is_apart = |part: &Part| apart.contains(&part.path);
-    for part in parts {
-        let same = |other: &Part| {
-            !is_apart(part)
-                && !is_apart(other)
-                && (other.kind, &other.format, other.cost) == (part.kind, &part.format, part.cost)
-        };
+    let is_apart = |unit: &[Part]| unit.iter().any(|part| apart.contains(&part.path));
+    let units = parts.chunk_by(|_, next| next.is_joined);
+    let mut groups: Vec<Vec<&[Part]>> = Vec::new();
+    for unit in units {
+        let same = |other: &[Part]| !is_apart(unit) && !is_apart(other) && do_the_same(unit, other);
         match groups.iter_mut().find(|group| same(group[0])) {
-            Some(group) => group.push(part),
-            None => groups.push(vec![part]),
+            Some(group) => group.push(unit),
+            None => groups.push(vec![unit]),
         }
     }
-    let n_of_kind = |part: &Part| groups.iter().filter(|group| group[0].kind == part.kind).count();
-    let name = |group: &[&Part]| {
-        let part = group[0];
-        let kind = part.kind.name();
-        let leaf = part.path.rsplit('.').next().unwrap_or_default();
-        match (is_apart(part), n_of_kind(part) > 1) {
-            (true, _) => part.path.clone(),
-            (false, true) => format!("{kind} ({leaf})"),
-            (false, false) => kind.to_owned(),
+    let n_of_kind = |unit: &[Part]| groups.iter().filter(|group| kinds(group[0]) == kinds(unit)).count();
+    let name = |unit: &[Part]| {
+        let leaf = unit[0].path.rsplit('.').next().unwrap_or_default();
+        match (is_apart(unit), n_of_kind(unit) > 1) {
+            (true, _) => unit[0].path.clone(),
+            (false, true) => format!("{} ({leaf})", kinds(unit)),
+            (false, false) => kinds(unit),
         }
     };
     let mut classes: Vec<Class> = groups
         .iter()
         .map(|group| Class {
-            name: name(group),
-            modules: group.iter().map(|part| part.module).collect(),
-            weight_bytes: group.iter().map(|part| part.weight_bytes).sum(),
-            cold_bytes: group.iter().map(|part| cold_bytes(part)).sum(),
+            name: name(group[0]),
+            modules: group.iter().copied().flatten().map(|part| part.module).collect(),
+            unit: group[0].len(),
+            weight_bytes: group.iter().copied().flatten().map(|part| part.weight_bytes).sum(),
+            cold_bytes: group.iter().copied().flatten().map(cold_bytes).sum(),
             ballast: Ballast::None,
         })
         .collect();
-    let cold_bytes: Vec<f64> = classes.iter().map(|class| class.cold_bytes).collect();
-    for (class, ballast) in classes.iter_mut().zip(ballast_of(&cold_bytes, caches)) {
-        class.ballast = ballast;
-    }
+    let traffic = classes.iter().zip(&groups).map(|(class, group)| Traffic {
+        cold_bytes: class.cold_bytes,
+        moved_bytes: group
+            .iter()
+            .copied()
+            .flatten()
+            .map(|part| part.cost.bytes_read + part.cost.bytes_written)
+            .sum(),
+    });
+    let roles = ballast_of(&traffic.collect::<Vec<_>>(), caches);
+    classes.iter_mut().zip(roles).for_each(|(class, ballast)| class.ballast = ballast);
     classes
+}
+
+/// Whether two units do the same work on the same formats.
+fn do_the_same(a: &[Part], b: &[Part]) -> bool {
+    let same = |(a, b): (&Part, &Part)| (a.kind, &a.format, a.cost) == (b.kind, &b.format, b.cost);
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+/// The kinds of a unit's modules, each once, in their order.
+fn kinds(unit: &[Part]) -> String {
+    let mut names: Vec<&str> = unit.iter().map(|part| part.kind.name()).collect();
+    names.dedup();
+    names.join(" + ")
 }
 
 fn cold_bytes(part: &Part) -> f64 {
@@ -106,6 +132,7 @@ mod tests {
             format: None,
             weight_bytes,
             cost: Cost { weight_bytes: weight_bytes as f64, ..Cost::default() },
+            is_joined: false,
         }
     }
 
@@ -139,5 +166,22 @@ mod tests {
         };
         assert_eq!(ballast(600), [Ballast::None, Ballast::Sole, Ballast::Beside, Ballast::Beside]);
         assert_eq!(ballast(700), [Ballast::None, Ballast::Part, Ballast::Part, Ballast::Part]);
+    }
+
+    #[test]
+    fn what_is_done_at_once_is_of_one_class() {
+        let mut parts = parts();
+        for up in [1, 3] {
+            parts[up].is_joined = true;
+        }
+        let classes = classes_of(&parts, &[], &[]);
+        let of: Vec<_> =
+            classes.iter().map(|class| (class.name.as_str(), class.unit, class.n_units())).collect();
+        assert_eq!(of, [("norm + mlp.up", 2, 2), ("head (head)", 1, 1), ("head (small_head)", 1, 1)]);
+        assert_eq!(classes[0].modules, [1, 2, 3, 4].map(ModuleId));
+        // Apart goes for the whole unit.
+        let classes = classes_of(&parts, &["h.1.up".to_owned()], &[]);
+        assert_eq!(classes[0].modules, [1, 2].map(ModuleId));
+        assert_eq!(classes[1].name, "h.1.ln");
     }
 }

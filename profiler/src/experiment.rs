@@ -204,8 +204,13 @@ impl<'a> Experiment<'a> {
         let schedule = self.schedule(&mut record)?;
         let planned_rounds = self.protocol.trials.max(1);
         let mut total: usize = (0..planned_rounds).map(|round| schedule.round(round).len()).sum();
-        let mut remaining_s: f64 =
-            (0..planned_rounds).flat_map(|round| schedule.round(round)).map(|planned| planned.trial_s).sum();
+        let n_rests = if self.protocol.idle_s > 0.0 { 3.0 } else { 0.0 };
+        let mut remaining_s: f64 = n_rests * self.rest_s()
+            + (0..planned_rounds)
+                .flat_map(|round| schedule.round(round).into_iter().map(move |planned| (round, planned)))
+                .filter(|(round, planned)| !record.has(planned, *round))
+                .map(|(_, planned)| planned.trial_s)
+                .sum::<f64>();
         let mut done = 0;
         if self.protocol.marker && !record.trials.iter().any(|trial| trial.target == Target::Marker) {
             self.mark(&mut record)?;
@@ -227,19 +232,22 @@ impl<'a> Experiment<'a> {
                         record.timeline.extend_from_slice(self.times.last_run());
                     }
                     record.trials.push(trial);
+                    remaining_s = (remaining_s - planned.trial_s).max(0.0);
                 }
                 done += 1;
-                remaining_s = (remaining_s - planned.trial_s).max(0.0);
                 if follow.trial(&record, Progress { done, total, remaining_s }).is_break() {
                     return Ok(record);
                 }
             }
             round += 1;
-            if round < planned_rounds {
+            let elapsed_s = self.meter.clock().now_s() - begin_s;
+            let is_late = elapsed_s > self.protocol.time_limit_s && round >= self.protocol.min_trials;
+            if is_late && round < planned_rounds {
+                record.notes.push(format!("time was up after {round} of {planned_rounds} rounds"));
+            }
+            if round < planned_rounds && !is_late {
                 continue;
             }
-            let elapsed_s = self.meter.clock().now_s() - begin_s;
-            let is_late = elapsed_s > self.protocol.time_limit_s;
             if round >= self.protocol.max_trials || is_late || follow.is_precise(&record) {
                 break;
             }
@@ -338,6 +346,10 @@ impl<'a> Experiment<'a> {
         Ok(())
     }
 
+    fn rest_s(&self) -> f64 {
+        self.protocol.idle_s.max(4.0 * self.update_period_s)
+    }
+
     /// Measures the idle machine, unless that was done at this point before.
     fn rest(&self, round: usize, record: &mut Record) {
         let is_done = record.trials.iter().any(|trial| trial.target == Target::Idle && trial.round == round);
@@ -345,7 +357,7 @@ impl<'a> Experiment<'a> {
             return;
         }
         let clock = self.meter.clock();
-        let duration_s = self.protocol.idle_s.max(4.0 * self.update_period_s);
+        let duration_s = self.rest_s();
         // The sensor's next update still tells of the load before.
         clock.wait_until(clock.now_s() + 2.0 * self.update_period_s);
         let before = self.meter.look(self.device);

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct Protocol {
     /// Rounds of trials; every round measures the whole program and every class of modules.
     pub trials: usize,
+    /// Rounds that are gone through whatever the time.
+    pub min_trials: usize,
     /// Rounds go on until the intervals are as narrow as `target_relative_ci`, at most so many.
     pub max_trials: usize,
     /// Half width of the 95 % intervals, relative, of the whole and of every class above `target_share` of it.
     pub target_relative_ci: f64,
     /// Share of the whole from which on a class has to be known that well.
     pub target_share: f64,
-    /// No further round beyond `trials` begins after so long.
+    /// No further round beyond `min_trials` begins after so long.
     pub time_limit_s: f64,
     /// Whether a square wave of load comes first, by which an external meter's log is aligned.
     pub marker: bool,
@@ -37,7 +39,7 @@ pub struct Protocol {
     pub regression_limit_s: f64,
     /// Modules that are a class of their own, by path.
     pub apart: Vec<String>,
-    /// Draws of the block bootstrap.
+    /// Draws of the bootstrap.
     pub bootstrap_draws: usize,
     /// Trials of each module by itself, 0 for none. Never more than `trials`.
     pub replay_trials: usize,
@@ -63,6 +65,7 @@ impl Default for Protocol {
     fn default() -> Self {
         Protocol {
             trials: 5,
+            min_trials: 5,
             max_trials: 20,
             target_relative_ci: 0.01,
             target_share: 0.02,
@@ -70,11 +73,11 @@ impl Default for Protocol {
             marker: false,
             iterations: None,
             min_window_s: 0.5,
-            min_updates: 50.0,
+            min_updates: 8.0,
             regression: true,
             regression_min_window_s: 0.1,
-            regression_min_updates: 12.0,
-            regression_extra: 0.5,
+            regression_min_updates: 8.0,
+            regression_extra: 1.5,
             regression_limit_s: 900.0,
             apart: Vec::new(),
             bootstrap_draws: 1000,
@@ -96,9 +99,10 @@ impl Protocol {
     pub fn quick() -> Self {
         Protocol {
             trials: 3,
+            min_trials: 3,
             max_trials: 3,
             min_window_s: 0.1,
-            min_updates: 12.0,
+            min_updates: 8.0,
             regression_min_window_s: 0.04,
             regression_min_updates: 6.0,
             regression_limit_s: 120.0,

@@ -78,6 +78,8 @@ fn part(row: &ModuleRow) -> Result<Part> {
             bytes_written: row.bytes_written,
             weight_bytes: row.weight_bytes as f64,
         },
+        // Classes are known by now, which is all that this is for.
+        is_joined: false,
     })
 }
 

@@ -30,8 +30,9 @@ pub(crate) fn unseen_record(phase: &PhaseProfile) -> Result<Record> {
     let class = |row: &ClassRow| Class {
         name: row.name.clone(),
         modules: row.modules.iter().copied().map(ModuleId).collect(),
+        unit: row.unit,
         weight_bytes: row.weight_bytes,
-        cold_bytes: 0.0,
+        cold_bytes: row.cold_bytes,
         ballast: row.ballast,
     };
     Ok(Record {

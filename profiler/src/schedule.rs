@@ -1,12 +1,12 @@
 //! What is measured in which round, and for how long.
 //!
-//! A round holds: the whole program in one piece and cut at modules, side by side; the whole program with each class of
-//! modules run extra times, the whole program by itself in the same way, and two random mixtures of classes, from
+//! A round holds: the whole program in one piece and, in the first rounds, cut at modules, side by side; the whole program with each class of
+//! modules run extra times, the whole program by itself in the same way, and a random mixture of classes, from
 //! which regression learns and on which it is tested; in the first rounds also each class by itself, going round its
 //! layers, and each module by itself. Any round can be told without those before it, so an interrupted experiment
 //! continues as if nothing had happened.
 
-use joulewise_engine::ModuleId;
+use joulewise_engine::{ModuleId, Sweeps};
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
@@ -20,15 +20,17 @@ use crate::observer::ModuleTimes;
 use crate::protocol::Protocol;
 use crate::workload::Workload;
 
-/// Ballast adds so many times the whole program. Less, and the program itself stands in the way of telling apart what was
-/// added; more, and weights come round sooner than in the program most of the time.
-const BALLAST_PROGRAMS: f64 = 2.0;
-/// Trials with ballast are so many times as long as others: what a class costs is then a small difference between them.
-const BALLAST_WINDOWS: f64 = 2.0;
+/// What runs in company adds so many times the whole program, or the part of that which is chosen. Less, and the program
+/// itself stands in the way of telling apart what was added; more adds little.
+const COMPANY_PROGRAMS: f64 = 6.0;
+/// Those of a class that takes less than half of the share from which on it has to be known well are so much shorter.
+const SMALL_WINDOWS: f64 = 0.5;
 /// No class is swept more often than this per iteration: by then its caches are as warm as they get.
 const MOST_SWEEPS: f64 = 64.0;
+/// With regression, the cut program is measured in so many rounds: it tells shares of time, which vary little.
+const CUT_ROUNDS: usize = 3;
 /// Mixtures of classes in each round.
-const MIXTURES: usize = 2;
+const MIXTURES: usize = 1;
 
 /// A target with the length of its trials.
 #[derive(Clone, Debug)]
@@ -92,18 +94,30 @@ impl Length {
 /// The plan of an experiment.
 pub(crate) struct Schedule {
     wholes: [Planned; 2],
-    rows: Vec<Planned>,
     rotations: Vec<Planned>,
     replays: Vec<Planned>,
-    /// Seconds of one sweep of each class, and how often it is swept.
-    sweeps: Vec<(f64, usize)>,
-    roles: Vec<Ballast>,
+    classes: Vec<Swept>,
+    /// Bytes that go by where classes are weighed together.
+    company_bytes: f64,
     whole_s: f64,
     row_window_s: f64,
+    update_period_s: f64,
     iterations: Option<usize>,
     replay_rounds: usize,
     pub(crate) regression_rounds: usize,
     seed: u64,
+}
+
+/// How a class is swept.
+struct Swept {
+    /// Seconds of a sweep.
+    sweep_s: f64,
+    /// How often, in its own trials.
+    count: usize,
+    role: Ballast,
+    cold_bytes: f64,
+    /// Whether it is too small to be known well.
+    is_small: bool,
 }
 
 /// What a schedule is made from besides the protocol.
@@ -128,51 +142,40 @@ impl Schedule {
         workload.observe(times)?;
         let observed_s: f64 = workload.parts().iter().map(|part| times.mean_s(part.module)).sum();
         let whole_window_s = window_s(protocol.min_window_s, protocol.min_updates);
+        let update_period_s = basis.update_period_s;
         let plan = |target, extra, single_s: f64, window_s: f64, overhead_s: f64| {
-            planned(protocol.iterations, target, extra, single_s, window_s, overhead_s)
+            planned(protocol.iterations, target, extra, single_s, window_s, overhead_s, update_period_s)
         };
         let wholes = [
             plan(Target::Whole, Vec::new(), whole_s, whole_window_s, 0.0),
             plan(Target::Observed, Vec::new(), observed_s.max(whole_s), whole_window_s, 0.0),
         ];
 
-        let class_s: Vec<f64> = basis
-            .classes
-            .iter()
-            .map(|class| class.modules.iter().map(|module| times.mean_s(*module)).sum::<f64>().max(1e-9))
-            .collect();
-        let row_window_s = window_s(protocol.regression_min_window_s, protocol.regression_min_updates);
-        let roles: Vec<Ballast> = basis.classes.iter().map(|class| class.ballast).collect();
-        let ballast_s: f64 = ballast::ballast(&roles).into_iter().map(|class| class_s[class]).sum();
-        let wanted = |index: usize| {
-            let (programs, of_s) = match roles[index] {
-                Ballast::None | Ballast::Sole => (protocol.regression_extra, class_s[index]),
-                Ballast::Part | Ballast::Beside => (BALLAST_PROGRAMS, ballast_s),
-            };
-            (programs * whole_s / of_s).round().clamp(1.0, MOST_SWEEPS) as usize
+        let sweep_s = match protocol.regression {
+            true => sweep_s(workload, basis.classes)?,
+            false => vec![whole_s; basis.classes.len()],
         };
-        let counts = match &basis.sweeps {
-            Some(counts) if counts.len() == class_s.len() => counts.clone(),
-            _ => (0..class_s.len()).map(wanted).collect(),
+        let mut schedule = Schedule {
+            wholes,
+            rotations: Vec::new(),
+            replays: Vec::new(),
+            classes: swept(&sweep_s, protocol, basis, whole_s),
+            company_bytes: 0.0,
+            whole_s,
+            row_window_s: window_s(protocol.regression_min_window_s, protocol.regression_min_updates),
+            update_period_s,
+            iterations: protocol.iterations,
+            replay_rounds: protocol.replay_trials.min(protocol.trials),
+            regression_rounds: 0,
+            seed: protocol.seed,
         };
-        let sweeps: Vec<(f64, usize)> = class_s.into_iter().zip(counts).collect();
-        let extra_s =
-            |extra: &[Extra]| -> f64 { extra.iter().map(|e| e.sweeps as f64 * sweeps[e.class].0).sum() };
-        let row = |(of, swept): (Option<usize>, Vec<usize>)| {
-            let count = of.map_or(0, |class| sweeps[class].1);
-            let extra: Vec<Extra> = swept.into_iter().map(|class| Extra { class, sweeps: count }).collect();
-            let single_s = whole_s + extra_s(&extra);
-            // Every preparation of a repetition runs the program once.
-            let has_ballast = of.is_some_and(|class| matches!(roles[class], Ballast::Part | Ballast::Beside));
-            let windows = if has_ballast { BALLAST_WINDOWS } else { 1.0 };
-            plan(Target::Repeated, extra, single_s, windows * row_window_s, whole_s)
-        };
-        let rows: Vec<Planned> = ballast::rows(&roles).into_iter().map(row).collect();
-        let rows_s: f64 = rows.iter().map(|row| row.trial_s).sum::<f64>()
-            + MIXTURES as f64 * (2.0 * whole_s).max(row_window_s);
+        let cold_bytes = schedule.cold_bytes();
+        schedule.company_bytes = ballast::company_bytes(&cold_bytes, workload.caches());
+        let rows_s: f64 =
+            schedule.regression_round(0, &mut schedule.random(0)).iter().map(|row| row.trial_s).sum();
         let affordable = (protocol.regression_limit_s / rows_s.max(1e-9)) as usize;
-        let is_wanted = protocol.regression && sweeps.len() > 1;
-        let regression_rounds = match affordable {
+        let is_wanted = protocol.regression && schedule.classes.len() > 1;
+        schedule.regression_rounds = match affordable {
             _ if !is_wanted => 0,
             0 | 1 => 0,
             rounds if rounds >= protocol.trials => usize::MAX,
@@ -180,12 +183,13 @@ impl Schedule {
         };
 
         let replay_window_s = window_s(protocol.replay_min_window_s, protocol.replay_min_updates);
-        let replay_rounds = protocol.replay_trials.min(protocol.trials);
-        let rotations = (0..sweeps.len()).filter(|_| regression_rounds > 0).map(|class| {
+        let replay_rounds = schedule.replay_rounds;
+        let rotated = schedule.classes.iter().enumerate().filter(|_| schedule.regression_rounds > 0);
+        let rotation = |(class, swept): (usize, &Swept)| {
             let extra = vec![Extra { class, sweeps: 1 }];
-            plan(Target::Rotation(class), extra, sweeps[class].0, replay_window_s, whole_s)
-        });
-        let rotations = rotations.collect();
+            plan(Target::Rotation(class), extra, swept.sweep_s, replay_window_s, whole_s)
+        };
+        schedule.rotations = rotated.map(rotation).collect();
         // Before a replay, everything that feeds the module is run once: half the program on average.
         let cost_s = |n: usize| n as f64 * replay_rounds as f64 * (replay_window_s + whole_s / 2.0);
         let mut replayed: Vec<ModuleId> = workload.parts().iter().map(|part| part.module).collect();
@@ -195,48 +199,33 @@ impl Schedule {
         if replay_rounds == 0 {
             replayed.clear();
         }
-        let mut replays = Vec::with_capacity(replayed.len());
         for &module in &replayed {
             // An observed module carries two time marks; the first replays tell its own time.
             let observed_s = times.mean_s(module).max(1e-7);
             let probe = (1e-3 / observed_s).ceil().min(1000.0) as usize;
             let single_s = workload.repeat(module)?.run(probe)? / probe as f64;
-            replays.push(plan(Target::Replay(module), Vec::new(), single_s, replay_window_s, whole_s / 2.0));
+            let target = Target::Replay(module);
+            schedule.replays.push(plan(target, Vec::new(), single_s, replay_window_s, whole_s / 2.0));
         }
-        let schedule = Schedule {
-            wholes,
-            rows,
-            rotations,
-            replays,
-            sweeps,
-            roles,
-            whole_s,
-            row_window_s,
-            iterations: protocol.iterations,
-            replay_rounds,
-            regression_rounds,
-            seed: protocol.seed,
-        };
         Ok((schedule, replayed))
     }
 
     /// How often each class is swept.
     pub(crate) fn sweeps(&self) -> Vec<usize> {
-        self.sweeps.iter().map(|(_, count)| *count).collect()
+        self.classes.iter().map(|class| class.count).collect()
     }
 
     /// The trials of a round, in shuffled order.
     pub(crate) fn round(&self, round: usize) -> Vec<Planned> {
-        let mut random =
-            Pcg64::seed_from_u64(self.seed.wrapping_add((round as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let mut random = self.random(round);
         // The whole in one piece and the whole cut stand side by side: their ratio is the closure in time, and the less
         // time between them, the less can change.
-        let mut pair = self.wholes.to_vec();
+        let is_cut = self.regression_rounds == 0 || round < CUT_ROUNDS;
+        let mut pair = self.wholes[..if is_cut { 2 } else { 1 }].to_vec();
         pair.shuffle(&mut random);
         let mut blocks = vec![pair];
         if round < self.regression_rounds {
-            blocks.extend(self.rows.iter().map(|row| vec![row.clone()]));
-            blocks.extend((0..MIXTURES).map(|_| vec![self.mixture(&mut random)]));
+            blocks.extend(self.regression_round(round, &mut random).into_iter().map(|trial| vec![trial]));
         }
         if round < self.replay_rounds {
             blocks.extend(self.rotations.iter().chain(&self.replays).map(|trial| vec![trial.clone()]));
@@ -245,39 +234,117 @@ impl Schedule {
         blocks.concat()
     }
 
-    /// A random half of the classes that are swept by themselves, each up to half as often; of those that need ballast,
-    /// half beside it, or all but two of the ballast.
+    fn random(&self, round: usize) -> Pcg64 {
+        Pcg64::seed_from_u64(self.seed.wrapping_add((round as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+
+    fn cold_bytes(&self) -> Vec<f64> {
+        self.classes.iter().map(|class| class.cold_bytes).collect()
+    }
+
+    /// What regression learns from in a round, and is tested on.
+    fn regression_round(&self, round: usize, random: &mut Pcg64) -> Vec<Planned> {
+        let roles: Vec<Ballast> = self.classes.iter().map(|class| class.role).collect();
+        let rows = ballast::rows(&roles, &self.cold_bytes(), self.company_bytes, round, random);
+        let mut trials: Vec<Planned> = rows.into_iter().map(|(of, swept)| self.row(of, swept)).collect();
+        trials.extend((0..MIXTURES).map(|_| self.mixture(random)));
+        trials
+    }
+
+    fn row(&self, of: Option<usize>, swept: Vec<usize>) -> Planned {
+        let of = of.map(|class| &self.classes[class]);
+        let sweeps = of.map_or(0, |class| class.count);
+        let extra = swept.into_iter().map(|class| Extra { class, sweeps }).collect();
+        let windows = match of {
+            Some(Swept { is_small: true, .. }) => SMALL_WINDOWS,
+            _ => 1.0,
+        };
+        self.behind_whole(Target::Repeated, extra, windows * self.row_window_s)
+    }
+
+    /// A random half of the classes that are swept by themselves, each up to half as often; of those that need company, a
+    /// choice that is company enough, or half beside the one that is.
     fn mixture(&self, random: &mut Pcg64) -> Planned {
-        let with = |wanted: &dyn Fn(Ballast) -> bool| -> Vec<usize> {
-            (0..self.roles.len()).filter(|&class| wanted(self.roles[class])).collect()
+        let with = |wanted: &[Ballast]| -> Vec<usize> {
+            let classes = self.classes.iter().enumerate();
+            classes.filter(|(_, class)| wanted.contains(&class.role)).map(|(index, _)| index).collect()
         };
         let half = |classes: Vec<usize>, random: &mut Pcg64| -> Vec<usize> {
             classes.choose_multiple(random, classes.len().div_ceil(2)).copied().collect()
         };
-        let alone = half(with(&|role| matches!(role, Ballast::None | Ballast::Sole)), random);
+        let alone = half(with(&[Ballast::None, Ballast::Sole]), random);
         let mut extra: Vec<Extra> = alone
             .into_iter()
             .map(|class| {
-                let most = self.sweeps[class].1.div_ceil(2).max(1);
+                let most = self.classes[class].count.div_ceil(2).max(1);
                 Extra { class, sweeps: random.random_range(1..=most) }
             })
             .collect();
-        let parts = with(&|role| role == Ballast::Part);
-        let kept: Vec<usize> =
-            parts.choose_multiple(random, parts.len().saturating_sub(2).max(1)).copied().collect();
-        let beside = half(with(&|role| role == Ballast::Beside), random);
-        if let Some(&class) = kept.iter().chain(&beside).next() {
-            let sweeps = random.random_range(1..=self.sweeps[class].1);
-            let sole = with(&|role| role == Ballast::Sole);
-            let swept = kept.into_iter().chain(beside).chain(sole);
-            extra.retain(|extra| self.roles[extra.class] != Ballast::Sole);
-            extra.extend(swept.map(|class| Extra { class, sweeps }));
+        let mut parts = with(&[Ballast::Part]);
+        parts.shuffle(random);
+        let parts = ballast::company(parts, &self.cold_bytes(), self.company_bytes);
+        let beside = half(with(&[Ballast::Beside]), random);
+        if let Some(&class) = parts.iter().chain(&beside).next() {
+            let sweeps = random.random_range(1..=self.classes[class].count);
+            let sole = if beside.is_empty() { Vec::new() } else { with(&[Ballast::Sole]) };
+            extra.retain(|extra| !sole.contains(&extra.class));
+            extra.extend(parts.into_iter().chain(beside).chain(sole).map(|class| Extra { class, sweeps }));
         }
         extra.sort_by_key(|extra| extra.class);
-        let extra_s: f64 = extra.iter().map(|e| e.sweeps as f64 * self.sweeps[e.class].0).sum();
-        let single_s = self.whole_s + extra_s;
-        planned(self.iterations, Target::Mixture, extra, single_s, self.row_window_s, self.whole_s)
+        self.behind_whole(Target::Mixture, extra, self.row_window_s)
     }
+
+    /// The whole program with extra sweeps.
+    fn behind_whole(&self, target: Target, extra: Vec<Extra>, window_s: f64) -> Planned {
+        let extra_s: f64 = extra.iter().map(|e| e.sweeps as f64 * self.classes[e.class].sweep_s).sum();
+        let single_s = self.whole_s + extra_s;
+        // Every preparation of a repetition runs the program once.
+        planned(self.iterations, target, extra, single_s, window_s, self.whole_s, self.update_period_s)
+    }
+}
+
+/// Seconds of a sweep of each class.
+fn sweep_s(workload: &mut dyn Workload, classes: &[Class]) -> Result<Vec<f64>> {
+    /// A sweep that is shorter is looked at again: devices submit piece by piece what they have not run before.
+    const SHORT_S: f64 = 0.01;
+    let sets: Vec<Vec<ModuleId>> = classes.iter().map(|class| class.modules.clone()).collect();
+    let mut repetition = workload.repetition(&sets)?;
+    let mut measured = |set: usize| -> Result<f64> {
+        let sweeps = [Sweeps { set, count: 1 }];
+        let first_s = repetition.rotate(1, &sweeps)?;
+        if first_s >= SHORT_S {
+            return Ok(first_s);
+        }
+        repetition.rotate(2, &sweeps)?;
+        Ok((repetition.rotate(4, &sweeps)? / 4.0).max(1e-9))
+    };
+    (0..classes.len()).map(&mut measured).collect()
+}
+
+/// How each class is swept: so often that it adds what is wanted to the whole program.
+fn swept(sweep_s: &[f64], protocol: &Protocol, basis: &Basis<'_>, whole_s: f64) -> Vec<Swept> {
+    let pairs = || basis.classes.iter().zip(sweep_s);
+    let sum_s = |role: Ballast| -> f64 {
+        pairs().filter(|(class, _)| class.ballast == role).map(|(_, sweep_s)| sweep_s).sum()
+    };
+    let all_s: f64 = sweep_s.iter().sum();
+    let wanted = |class: &Class, sweep_s: f64| {
+        let (programs, of_s) = match class.ballast {
+            Ballast::None | Ballast::Sole => (protocol.regression_extra, sweep_s),
+            Ballast::Beside => (COMPANY_PROGRAMS, sweep_s + sum_s(Ballast::Sole)),
+            Ballast::Part => (COMPANY_PROGRAMS, sum_s(Ballast::Part)),
+        };
+        (programs * whole_s / of_s).round().clamp(1.0, MOST_SWEEPS) as usize
+    };
+    let settled = basis.sweeps.as_ref().filter(|counts| counts.len() == basis.classes.len());
+    let of = |(index, (class, &sweep_s)): (usize, (&Class, &f64))| Swept {
+        sweep_s,
+        count: settled.map_or_else(|| wanted(class, sweep_s), |counts| counts[index]),
+        role: class.ballast,
+        cold_bytes: class.cold_bytes,
+        is_small: sweep_s < protocol.target_share / 2.0 * all_s,
+    };
+    pairs().enumerate().map(of).collect()
 }
 
 fn planned(
@@ -287,11 +354,13 @@ fn planned(
     single_s: f64,
     window_s: f64,
     overhead_s: f64,
+    update_period_s: f64,
 ) -> Planned {
     let expected = (window_s / single_s.max(1e-9)).ceil().max(1.0) as usize;
     let (length, iterations) = match iterations {
         Some(iterations) => (Length::Iterations(iterations.max(1)), iterations.max(1)),
         None => (Length::Window { window_s, expected }, expected),
     };
+    let iterations = iterations + length.lead_in(update_period_s);
     Planned { target, extra, length, trial_s: overhead_s + iterations as f64 * single_s }
 }

@@ -29,6 +29,8 @@ pub struct Part {
     pub weight_bytes: u64,
     /// Operations and traffic of one iteration.
     pub cost: Cost,
+    /// Whether the device does it at once with the part before it, when it runs the whole program.
+    pub is_joined: bool,
 }
 
 /// Shape of one iteration.
@@ -164,8 +166,15 @@ impl<'a> SessionWorkload<'a> {
         let kv_length = session.last_kv_start();
         let key = program.key();
         let shape = WorkloadShape { phase: key.phase, batch: key.batch, tokens: key.tokens, kv_length };
-        let cuts = program.cuts(joulewise_engine::Granularity::Module);
-        let parts = cuts.iter().map(|cut| part(&program, cut.module, cut.steps.clone(), kv_length)).collect();
+        let joined = session.joined_modules();
+        let is_joined = |module: ModuleId| joined.iter().any(|modules| modules[1..].contains(&module));
+        let cuts = program.cuts(joulewise_engine::Granularity::Module).iter();
+        let parts = cuts
+            .map(|cut| Part {
+                is_joined: is_joined(cut.module),
+                ..part(&program, cut.module, cut.steps.clone(), kv_length)
+            })
+            .collect();
         Ok(SessionWorkload { session, shape, parts, caches: Vec::new() })
     }
 
@@ -194,6 +203,7 @@ fn part(program: &Program, module: ModuleId, steps: std::ops::Range<usize>, kv_l
         format: (!formats.is_empty()).then(|| formats.join(" + ")),
         weight_bytes: matrices.iter().map(|&weight| program.weight_bytes(weight) as u64).sum(),
         cost: program.cost(steps, kv_length),
+        is_joined: false,
     }
 }
 

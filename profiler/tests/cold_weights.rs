@@ -90,9 +90,8 @@ fn by_themselves_classes_are_warmer_than_in_the_program() {
 fn with_ballast_they_are_as_cold() {
     let own = |size_bytes| Cache { size_bytes, is_shared: false };
     let shared = Cache { size_bytes: 10_000_000, is_shared: true };
-    let of_four = [Ballast::Part, Ballast::Part, Ballast::Part, Ballast::Part, Ballast::Beside];
     for (caches, ballast) in [
-        (vec![own(CACHE_BYTES as u64)], of_four),
+        (vec![own(CACHE_BYTES as u64)], [Ballast::Part; 5]),
         // One that holds all of it, if others left it alone, which they do not.
         (vec![own(10_000), shared], [Ballast::Part; 5]),
     ] {

@@ -113,6 +113,35 @@ pub trait Executable: ValueReader + Send {
         cache: Option<&mut dyn CacheMemory>,
     ) -> Result<()>;
 
+    /// Runs several stretches of steps, one behind the other. A device that submits work in pieces can make one piece of
+    /// all of them.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    fn run_all(
+        &mut self,
+        stretches: &[Range<usize>],
+        inputs: &StepInputs,
+        mut cache: Option<&mut dyn CacheMemory>,
+    ) -> Result<()> {
+        for steps in stretches {
+            let cache = cache.as_mut().map(|cache| &mut **cache as &mut dyn CacheMemory);
+            self.run(steps.clone(), inputs, cache)?;
+        }
+        Ok(())
+    }
+
+    /// The steps that are done at once when the whole program is run, in order; steps in none of them are done by
+    /// themselves. `None`: the device does not say.
+    fn done_at_once(
+        &self,
+        inputs: &StepInputs,
+        cache: Option<&dyn CacheMemory>,
+    ) -> Option<Vec<Range<usize>>> {
+        let _ = (inputs, cache);
+        None
+    }
+
     /// Puts a value where later steps read it, as if a step had written it: `data [rows, cols]`, row-major.
     ///
     /// # Errors

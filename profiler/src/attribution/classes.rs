@@ -1,18 +1,19 @@
 //! Joules per class of modules, by regression over the trials that ran classes extra times.
 //!
-//! A trial ran the whole program and `s[k]` sweeps of class `k` in each iteration, so module runs of class `k` were
-//! `n[k] (1 + s[k])`. [`Regression`] of joules per iteration on these counts gives joules per module run, and of seconds
-//! likewise; its intercept is what an iteration costs beside its modules. Modules of a class share its cost: that is
-//! what makes a class.
+//! A trial ran the whole program and `s[k]` sweeps of class `k` in each iteration, so units of class `k` (modules, or
+//! neighbours that are done at once) ran `n[k] (1 + s[k])` times. [`Regression`] of joules per iteration on these counts
+//! gives joules per run, and of seconds likewise; its intercept is what an iteration costs beside its modules. Units of a
+//! class share its cost: that is what makes a class.
 
 use joulewise_engine::ModuleId;
 
 use super::{Resolved, Trials, attributed};
+use crate::classes::Class;
 use crate::energy::Energy;
 use crate::experiment::{Protocol, Record, Target, Trial};
 use crate::regression::{Observation, Regression};
 use crate::report::json::{Additivity, ClassRow, EnergyClosure, RegressionSummary, Timing, Whole};
-use crate::statistics::{Summary, Z95};
+use crate::statistics::{Summary, Z95, t_quantile};
 
 pub(super) struct Classes<'a> {
     trials: &'a Trials<'a>,
@@ -50,14 +51,35 @@ impl<'a> Classes<'a> {
         Classes { trials, record, energy, time, pattern: attributed(Energy::mean(&seen)) }
     }
 
-    /// Runs of each class when these modules run once.
+    /// Runs of units of each class when these modules run once.
     fn weights(&self, modules: &[ModuleId]) -> Vec<f64> {
-        let of_class = |members: &[ModuleId]| modules.iter().filter(|id| members.contains(id)).count() as f64;
-        self.record.classes.iter().map(|class| of_class(&class.modules)).collect()
+        let of_class = |class: &Class| -> f64 {
+            let chosen = class.modules.iter().enumerate().filter(|(_, id)| modules.contains(id));
+            chosen.map(|(place, _)| self.share_of_unit(class, place)).sum()
+        };
+        self.record.classes.iter().map(of_class).collect()
+    }
+
+    /// A module's share of its unit. What several do at once is told apart by no measurement: it counts for those whose
+    /// weights it needs, by their bytes, and what is done on the way (a norm, an activation, a sum) counts nothing.
+    fn share_of_unit(&self, class: &Class, place: usize) -> f64 {
+        let bytes = |id: &ModuleId| {
+            let part = self.trials.parts.iter().find(|part| part.module == *id);
+            part.map_or(0.0, |part| part.weight_bytes as f64)
+        };
+        let first = place - place % class.unit;
+        let unit = &class.modules[first..first + class.unit];
+        let all_bytes: f64 = unit.iter().map(bytes).sum();
+        if all_bytes > 0.0 { bytes(&class.modules[place]) / all_bytes } else { 1.0 / class.unit as f64 }
     }
 
     fn all_weights(&self) -> Vec<f64> {
-        self.record.classes.iter().map(|class| class.modules.len() as f64).collect()
+        self.record.classes.iter().map(|class| class.n_units() as f64).collect()
+    }
+
+    /// Whether a module is done on the way by others, who bear its cost.
+    pub(super) fn is_borne(&self, module: ModuleId) -> bool {
+        self.energy.is_some() && self.weights(&[module]).iter().sum::<f64>() == 0.0
     }
 
     fn figure(&self, energy_j: f64, ci95_j: Option<f64>, n: usize) -> Energy {
@@ -92,12 +114,14 @@ impl<'a> Classes<'a> {
 
     /// Energy of a module in turns with its class, without the rest of the program.
     pub(super) fn rotation(&self, module: ModuleId) -> Option<Energy> {
-        let index = self.record.classes.iter().position(|class| class.modules.contains(&module))?;
-        let n_modules = self.record.classes[index].modules.len() as f64;
+        let weights = self.weights(&[module]);
+        let has = |class: &Class| class.modules.contains(&module);
+        let index = self.record.classes.iter().position(has)?;
+        let share = weights[index] / self.record.classes[index].n_units() as f64;
         let trials: Vec<Energy> = self
             .trials
             .of(Target::Rotation(index))
-            .map(|resolved| resolved.per_iteration().scaled(1.0 / n_modules))
+            .map(|resolved| resolved.per_iteration().scaled(share))
             .collect();
         (!trials.is_empty()).then(|| Energy::mean(&trials))
     }
@@ -111,19 +135,17 @@ impl<'a> Classes<'a> {
             .of(Target::Whole)
             .filter_map(|resolved| Some((resolved.trial.round, resolved.per_iteration().energy_j?)))
             .collect();
-        // Drawn together with the costs, since what a round was warmer or slower by is common to both.
-        let whole_of = |blocks: &[usize]| -> Option<f64> {
-            let drawn: Vec<f64> = blocks
-                .iter()
-                .flat_map(|block| wholes.iter().filter(move |(round, _)| round == block))
-                .map(|(_, energy_j)| *energy_j)
-                .collect();
-            (!drawn.is_empty()).then(|| drawn.iter().sum::<f64>() / drawn.len() as f64)
+        let whole_j = wholes.iter().map(|(_, energy_j)| energy_j).sum::<f64>() / wholes.len() as f64;
+        // Turned around together with the costs, since what a round was warmer or slower by is common to both.
+        let whole_of = |sign: &dyn Fn(usize) -> f64| -> Option<f64> {
+            let residuals: f64 =
+                wholes.iter().map(|(round, energy_j)| sign(*round) * (energy_j - whole_j)).sum();
+            (!wholes.is_empty()).then(|| whole_j + residuals / wholes.len() as f64)
         };
         let sum_j = regression.combine(&weights, 0.0);
         let sum = self.figure(sum_j, regression.combined_ci95(&weights, 0.0), regression.n_blocks);
-        let rest_ci95_j = regression.ci95_with(&weights, |sum_j, blocks| Some(whole_of(blocks)? - sum_j));
-        let ratio_ci95 = regression.ci95_with(&weights, |sum_j, blocks| Some(sum_j / whole_of(blocks)?));
+        let rest_ci95_j = regression.ci95_with(&weights, |sum_j, sign| Some(whole_of(sign)? - sum_j));
+        let ratio_ci95 = regression.ci95_with(&weights, |sum_j, sign| Some(sum_j / whole_of(sign)?));
         let ratio = whole.energy.energy_j.map(|whole_j| sum_j / whole_j);
         let unattributed = match whole.energy.energy_j {
             Some(whole_j) => self.figure(whole_j - sum_j, rest_ci95_j, regression.n_blocks),
@@ -139,9 +161,11 @@ impl<'a> Classes<'a> {
         let weights = self.all_weights();
         let all_j = regression.combine(&weights, 1.0);
         let classes = regression.costs.iter().zip(&regression.model_sd).zip(&weights);
+        // The interval that will be stated has the few rounds' quantile.
+        let quantile = t_quantile(0.975, (regression.n_blocks as f64 - 1.0).max(1.0));
         classes
             .filter(|((cost_j, _), n)| *cost_j * *n >= protocol.target_share * all_j)
-            .all(|((cost_j, sd_j), _)| Z95 * sd_j <= protocol.target_relative_ci * cost_j)
+            .all(|((cost_j, sd_j), _)| quantile * sd_j <= protocol.target_relative_ci * cost_j)
     }
 
     pub(super) fn rows(&self, whole: &Whole) -> Vec<ClassRow> {
@@ -165,20 +189,23 @@ impl<'a> Classes<'a> {
 
     fn class(&self, index: usize, whole: &Whole) -> ClassRow {
         let class = &self.record.classes[index];
-        let one = &class.modules[..1];
+        let one = &class.modules[..class.unit];
         let (energy, time) = (self.energy(one), self.time(one));
         let energy_j = energy.as_ref().and_then(|energy| energy.energy_j);
         let idle = self.trials.idle_power().zip(time).map(|(idle, time)| idle.scaled(time.duration_s));
-        let rotation_j = self.rotation(one[0]).and_then(|rotation| rotation.energy_j);
+        let rotations: Option<Vec<Energy>> = one.iter().map(|module| self.rotation(*module)).collect();
+        let rotation_j = rotations.and_then(|rotations| Energy::sum(&rotations).energy_j);
         ClassRow {
             name: class.name.clone(),
             modules: class.modules.iter().map(|module| module.0).collect(),
+            unit: class.unit,
             weight_bytes: class.weight_bytes,
+            cold_bytes: class.cold_bytes,
             sweeps: self.record.sweeps.get(index).copied().unwrap_or(0),
             ballast: class.ballast,
             share: energy_j
                 .zip(whole.energy.energy_j)
-                .map(|(energy_j, whole_j)| energy_j * class.modules.len() as f64 / whole_j),
+                .map(|(energy_j, whole_j)| energy_j * class.n_units() as f64 / whole_j),
             dynamic_energy: energy.as_ref().zip(idle).map(|(energy, idle)| energy.minus(&idle)),
             power_w: energy_j
                 .zip(time)
@@ -213,11 +240,11 @@ impl<'a> Classes<'a> {
     }
 }
 
-/// Module runs of each class in one iteration of a trial.
+/// Runs of units of each class in one iteration of a trial.
 fn counts(record: &Record, trial: &Trial) -> Vec<f64> {
     let sweeps = |class: usize| -> usize {
         trial.extra.iter().filter(|extra| extra.class == class).map(|extra| extra.sweeps).sum()
     };
     let classes = record.classes.iter().enumerate();
-    classes.map(|(index, class)| (class.modules.len() * (1 + sweeps(index))) as f64).collect()
+    classes.map(|(index, class)| (class.n_units() * (1 + sweeps(index))) as f64).collect()
 }

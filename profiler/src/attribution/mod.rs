@@ -96,6 +96,8 @@ pub fn attribute(basis: &Basis<'_>) -> PhaseProfile {
     let modules: Vec<ModuleRow> = (0..parts.len()).map(|index| trials.module(index, &classes)).collect();
     let closure = trials.closure(&whole, &modules, &classes);
     let attribution = attribution(&closure);
+    let borne = parts.iter().filter(|part| classes.is_borne(part.module));
+    let borne: Vec<&str> = borne.map(|part| part.kind.name()).collect();
     PhaseProfile {
         name: shape.phase.name().to_owned(),
         batch: shape.batch,
@@ -112,7 +114,7 @@ pub fn attribute(basis: &Basis<'_>) -> PhaseProfile {
         timeline: timeline(record),
         power_samples: Vec::new(),
         windows: windows(&resolved),
-        notes: notes::all(&trials, record, &whole, &closure, attribution),
+        notes: notes::all(&trials, record, &whole, &closure, attribution, &borne),
         closure,
         whole,
         modules,

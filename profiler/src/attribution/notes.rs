@@ -16,10 +16,18 @@ pub(super) fn all(
     whole: &Whole,
     closure: &Closure,
     attribution: Attribution,
+    borne: &[&str],
 ) -> Vec<String> {
     let mut notes = silences(trials);
     notes.extend(record.notes.iter().cloned());
     notes.extend(flags(trials));
+    if attribution == Attribution::Regression && !borne.is_empty() {
+        notes.push(format!(
+            "{} modules ({}) are done on the way by the products beside them, whose joules include theirs",
+            borne.len(),
+            kinds(borne)
+        ));
+    }
     if !record.replayed.is_empty() && record.replayed.len() < trials.parts.len() {
         notes.push(format!(
             "{} of {} modules were replayed (first, middle and last of equal ones); they stand for the others",
@@ -61,6 +69,17 @@ pub(super) fn all(
         notes.push("no sensor measures this device: every joule is an estimate".to_owned());
     }
     notes
+}
+
+/// Each once, in the order of first appearance.
+fn kinds(names: &[&str]) -> String {
+    let mut kinds: Vec<&str> = Vec::new();
+    names.iter().for_each(|name| {
+        if !kinds.contains(name) {
+            kinds.push(name);
+        }
+    });
+    kinds.join(", ")
 }
 
 /// What sensors said, or did not, of windows that stayed unresolved.

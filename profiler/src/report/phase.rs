@@ -298,20 +298,26 @@ pub struct ClassRow {
     pub name: String,
     /// Indices of its modules in the model.
     pub modules: Vec<u32>,
+    /// So many neighbours of them are done at once, and have a cost together.
+    #[serde(default = "one")]
+    pub unit: usize,
     /// Bytes of their matrices.
     pub weight_bytes: u64,
+    /// Bytes that a sweep reads and nobody has just written.
+    #[serde(default)]
+    pub cold_bytes: f64,
     /// How often the class is swept in each iteration of its own trials.
     pub sweeps: usize,
-    /// What it is swept with, so that its weights are as cold as in the whole program.
+    /// In what company it is swept, so that its weights are as cold as in the whole program.
     #[serde(default)]
     pub ballast: Ballast,
     /// Share of the whole.
     pub share: Option<f64>,
-    /// Energy of one run of one module.
+    /// Energy of one run of one unit.
     pub energy: Option<Energy>,
     /// The same over that of the idle machine for the same time.
     pub dynamic_energy: Option<Energy>,
-    /// Time of one run of one module.
+    /// Time of one run of one unit.
     pub time: Option<Timing>,
     /// Energy over time.
     pub power_w: Option<f64>,
@@ -319,6 +325,10 @@ pub struct ClassRow {
     pub model_ci95_j: Option<f64>,
     /// In turns with its class but without the rest of the program, over the energy by regression.
     pub rotation_ratio: Option<f64>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A stretch of one run.

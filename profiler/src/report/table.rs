@@ -175,15 +175,16 @@ pub fn closures(phase: &PhaseProfile) -> impl Iterator<Item = (&'static str, &En
     all.into_iter().filter_map(|(name, closure)| Some((name, closure?)))
 }
 
-/// One row per class of modules, by regression; costs are those of one run of one module.
+/// One row per class of modules, by regression; costs are those of one run of one module, or of neighbours that are done
+/// at once.
 pub fn classes(phase: &PhaseProfile) -> Table {
     let header =
-        ["class", "modules", "extra", "share", "energy each", "above idle", "time each", "power", "rotation"];
+        ["class", "times", "extra", "share", "energy each", "above idle", "time each", "power", "rotation"];
     let rows = phase.classes.iter().map(|row| {
         let energy = |energy: &Option<Energy>| energy.as_ref().map_or(String::new(), quantity::energy);
         vec![
             row.name.clone(),
-            row.modules.len().to_string(),
+            (row.modules.len() / row.unit.max(1)).to_string(),
             row.sweeps.to_string(),
             row.share.map_or(String::new(), quantity::percent),
             energy(&row.energy),

@@ -66,6 +66,7 @@ impl SimulatedWorkload {
             format: Some("f32".to_owned()),
             weight_bytes: 1000,
             cost: Cost { flops: 1e6, bytes_read: 2e5, bytes_written: 1e5, weight_bytes: 1e5 },
+            is_joined: false,
         };
         SimulatedWorkload {
             device: device.clone(),
@@ -85,6 +86,17 @@ impl SimulatedWorkload {
         self
     }
 
+    /// Each module reads so many bytes of weights, and nothing else.
+    pub(crate) fn weighing(mut self, bytes: impl Fn(&str) -> f64) -> Self {
+        for part in &mut self.parts {
+            let weight_bytes = bytes(&part.path);
+            part.cost =
+                Cost { flops: weight_bytes, bytes_read: weight_bytes, bytes_written: 0.0, weight_bytes };
+            part.weight_bytes = weight_bytes as u64;
+        }
+        self
+    }
+
     /// On a device whose power drifts.
     pub(crate) fn drifting(mut self, drift: impl Fn(f64) -> f64 + 'static) -> Self {
         self.drift = Box::new(drift);
@@ -101,7 +113,8 @@ impl SimulatedWorkload {
             let since = modules[..place].iter().rev().chain(modules[place..].iter().rev());
             let read: f64 = since.take_while(|&&other| other != module).map(|&other| bytes(other)).sum();
             let read = (read + bytes(module)) / self.cache_bytes;
-            let is_cold = if self.cache_bytes > 0.0 { (read - 0.5).clamp(0.0, 1.0) } else { 1.0 };
+            let has_cache = self.cache_bytes > 0.0 && bytes(module) > 0.0;
+            let is_cold = if has_cache { (read - 0.5).clamp(0.0, 1.0) } else { 1.0 };
             (duration_s * (WARM + (1.0 - WARM) * is_cold), power_w)
         };
         modules.iter().enumerate().map(of).collect()

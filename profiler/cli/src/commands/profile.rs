@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use joulewise_engine::{OutputKind, Session, TokenBatch};
 use joulewise_models::{ModelSpec, demo, load, synthetic};
-use joulewise_profiler::experiment::Protocol;
+use joulewise_profiler::experiment::{Progress, Protocol};
 use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::profile::{self, Setup};
 use joulewise_profiler::report;
@@ -60,9 +60,15 @@ pub(crate) struct Profile {
     /// narrow, relative to the figure.
     #[arg(long, default_value_t = 0.01)]
     target_ci: f64,
-    /// Seconds per phase after which no further round begins.
+    /// Seconds per phase after which no further round begins, once there are two.
     #[arg(long)]
     time_limit: Option<f64>,
+    /// Trials of each module by itself, beside the attribution by regression; 0 for none.
+    #[arg(long)]
+    replays: Option<usize>,
+    /// Measure only this phase of a decoder.
+    #[arg(long, value_enum)]
+    phase: Option<OnlyPhase>,
     /// Do not run modules extra times within the program: no attribution by regression.
     #[arg(long)]
     no_regression: bool,
@@ -91,6 +97,13 @@ pub(crate) struct Profile {
     /// Print profile.json instead of tables.
     #[arg(long)]
     json: bool,
+}
+
+/// A phase of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnlyPhase {
+    Prefill,
+    Decode,
 }
 
 /// How a decoder or encoder is run.
@@ -134,13 +147,19 @@ impl Profile {
             });
             let batch = self.input(&opened)?;
             let is_decoder = opened.session.graph().cache.is_some();
-            let phases: &[MakeWorkload] = if is_decoder {
-                &[
-                    |session, batch| Ok(SessionWorkload::prefill(session, batch)?),
-                    |session, batch| Ok(SessionWorkload::decode(session, batch)?),
-                ]
-            } else {
-                &[|session, batch| Ok(SessionWorkload::forward(session, batch)?)]
+            let decoder: [MakeWorkload; 2] = [
+                |session, batch| Ok(SessionWorkload::prefill(session, batch)?),
+                |session, batch| Ok(SessionWorkload::decode(session, batch)?),
+            ];
+            let encoder: [MakeWorkload; 1] = [|session, batch| Ok(SessionWorkload::forward(session, batch)?)];
+            let phases: &[MakeWorkload] = match (is_decoder, self.phase) {
+                (false, None) => &encoder,
+                (false, Some(_)) => {
+                    bail!("{name} is an encoder: it has one phase, and --phase is for decoders")
+                }
+                (true, None) => &decoder,
+                (true, Some(OnlyPhase::Prefill)) => &decoder[..1],
+                (true, Some(OnlyPhase::Decode)) => &decoder[1..],
             };
             for make in phases {
                 if interrupted.load(Ordering::Relaxed) {
@@ -186,12 +205,17 @@ impl Profile {
         if let Some(trials) = self.trials {
             protocol.trials = trials.get();
             protocol.replay_trials = trials.get();
+            protocol.min_trials = trials.get();
             protocol.max_trials = trials.get();
         }
+        if let Some(limit_s) = self.time_limit {
+            protocol.time_limit_s = limit_s;
+            protocol.min_trials = protocol.min_trials.min(2);
+        }
+        protocol.replay_trials = self.replays.unwrap_or(protocol.replay_trials);
         protocol.iterations = self.iterations.map(NonZeroUsize::get);
         protocol.seed = self.seed;
         protocol.target_relative_ci = self.target_ci;
-        protocol.time_limit_s = self.time_limit.unwrap_or(protocol.time_limit_s);
         protocol.regression = !self.no_regression;
         protocol.marker = self.marker || self.meter.wants_marker();
         protocol.apart.clone_from(&self.apart);
@@ -255,12 +279,22 @@ impl Profile {
         document: &mut Document,
     ) -> Result<PhaseProfile> {
         let Going { name, model, interrupted, earlier } = going;
-        let bar = output::progress(&format!("{name} {}", workload.shape().phase.name()), 0);
+        let phase_name = workload.shape().phase.name();
+        let bar = output::progress(&format!("{name} {phase_name}"), 0);
         let record = earlier.as_ref().map(|phase| resume::record(phase, &document.sensors)).transpose()?;
         let mut kept = Instant::now();
         let mut failed = None;
+        let mut is_announced = false;
         let mut phase = profile::resume(record.unwrap_or_default(), workload, setup, &mut |update| {
             show(&bar, update.progress.done, update.progress.total);
+            if !is_announced {
+                is_announced = true;
+                let Progress { total, remaining_s, .. } = update.progress;
+                let trials = format!("{total} trials in {} rounds", setup.protocol.trials);
+                bar.suspend(|| {
+                    output::note(format!("{name} {phase_name}: {trials}, about {remaining_s:.0} s"));
+                });
+            }
             if kept.elapsed() > KEEP_EVERY {
                 document.put_phase_of(model, update.phase());
                 failed = report::write(&self.out, document).err();
