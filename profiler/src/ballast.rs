@@ -125,7 +125,8 @@ pub(crate) fn rows(
             Ballast::Part => {
                 let mut others: Vec<usize> = with(Ballast::Part).filter(|&other| other != class).collect();
                 others.shuffle(random);
-                company(others, cold_bytes, company_bytes)
+                // All but one tell any classes apart; choices by lot do so only when there are enough of them.
+                if round > 0 { company(others, cold_bytes, company_bytes) } else { others }
             }
         };
         swept.sort_unstable();
