@@ -2,23 +2,28 @@
 //
 // A block lives as long as the kernel and takes tiles in turns. One warp of it only requests operands, four or more
 // steps ahead and across the end of a tile; one or two warpgroups multiply 64 rows each and never wait for anything but
-// operands. Weights that no kernel writes are requested before the kernels in front are done. A step is 128 bytes along k, whatever the element: so f16, bf16, int8 and fp8 share everything here but the
-// instruction. Blocks in pairs hold neighbouring rows and share the weights: each fetches half of them for both.
+// operands; 16-bit results are left in shared memory, from where TMA writes them while the next tile is multiplied.
+// Weights that no kernel writes are requested before the kernels in front are done. A step is 128 bytes along k,
+// whatever the element: so f16, bf16, int8 and fp8 share everything here but the instruction. Blocks in pairs hold
+// neighbouring rows and share the weights: each fetches half of them for both.
 //
 // x and w may have any number of rows and columns: TMA fills with zeros what does not exist.
 
 #define STEP_BYTES 128
-#define CHUNK 32
-#define PITCH (CHUNK + 8)
+// Columns of results that a thread has in hand at once.
+#define PIECE 32
+// Results on their way out: a warp's 16 rows of 64 columns in 16 bits, and as many that are being copied.
+#define BOX_COLS (2 * PIECE)
+#define BOX_BYTES (16 * BOX_COLS * 2)
 // Rows of tiles that are walked through column by column, so that tiles which run at once share operands.
 #define BAND 16
 
 struct __align__(64) TensorMap {
     u64 words[16];
 };
-// Where TMA finds x and up to three matrices.
+// Where TMA finds x and up to three matrices, and where it puts results.
 struct Maps {
-    TensorMap x, w[3];
+    TensorMap x, w[3], y[3];
 };
 struct s8 {};
 struct e4m3 {};
@@ -119,6 +124,19 @@ __device__ __forceinline__ void fetch_for_both(u32 to, const TensorMap *map, int
                  "l"(map), "r"(element), "r"(row), "r"(barrier), "h"((u16)3)
                  : "memory");
 }
+// A box of results out of shared memory, in a group of its own; columns and rows that do not exist are left out.
+__device__ __forceinline__ void put(const TensorMap *map, int element, int row, u32 from) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+                 "cp.async.bulk.commit_group;" ::"l"(map),
+                 "r"(element), "r"(row), "r"(from)
+                 : "memory");
+}
+// Until all but the last `PENDING` groups have left shared memory.
+template <int PENDING> __device__ __forceinline__ void wait_put() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+// What this thread wrote to shared memory is there for the copy engine.
+__device__ __forceinline__ void show_copy_engine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -137,6 +155,8 @@ struct Task {
     void *y[3];
     const float *row_scale;
     int y_type, kind;
+    // Whether TMA can write `y`: 16-bit elements in rows that begin at multiples of 16 bytes.
+    int has_y_maps;
     const void *residual;
     int residual_type, residual_stride;
     // Blocks that share a tile, each a stretch of k; their sums, and how many of them are done.
@@ -174,102 +194,176 @@ template <int ROWS, int COLS, int BLOCKS> __device__ __forceinline__ int tiles_o
            ((task.n[0] + COLS - 1) / COLS + (task.n[1] + COLS - 1) / COLS + (task.n[2] + COLS - 1) / COLS);
 }
 
-// Eight neighbours of a row of shared memory. Odd rows read the second half first: a quarter of a warp then hits every bank.
-template <typename SUM> __device__ __forceinline__ void take_eight(float *v, const SUM *staging, int row, int col) {
-    struct __align__(16) Four {
-        SUM v[4];
-    };
-    const Four *at = (const Four *)(staging + row * PITCH + col);
-    const bool is_odd = row & 1;
-    Four first = at[is_odd], second = at[!is_odd];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[i] = (float)(is_odd ? second.v[i] : first.v[i]);
-        v[4 + i] = (float)(is_odd ? first.v[i] : second.v[i]);
-    }
+__device__ __forceinline__ float widen(float sum) { return sum; }
+// Volatile, or all sums of a tile would be converted in front of the loop that takes some of them, and not fit.
+__device__ __forceinline__ float widen(int sum) {
+    float wide;
+    asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(wide) : "r"(sum));
+    return wide;
 }
 
-// 32 columns of a warp's 16 rows into shared memory.
-template <int COUNT, typename SUM> __device__ __forceinline__ void stage(SUM *to, const SUM (&d)[COUNT], int chunk) {
-    struct __align__(8) Pair {
-        SUM low, high;
-    };
-    const int lane = threadIdx.x % 32;
+// A number for each column of a tile; of every 64 columns a thread holds those at twice its lane.
+template <int COUNT> struct Columns {
+    float low[COUNT], high[COUNT];
+    // `from` and `joined`: for the first and the second half of the tile's columns, which a gate joins.
+    template <bool IS_GATE>
+    __device__ __forceinline__ void load(const float *from, const float *joined, int col, int n, float absent) {
 #pragma unroll
-    for (int c = 0; c < COUNT / 16; c++)
-        if (c == chunk)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-                    *(Pair *)(to + (lane / 4 + h * 8) * PITCH + j * 8 + lane % 4 * 2) =
-                        Pair{d[16 * c + 4 * j + 2 * h], d[16 * c + 4 * j + 2 * h + 1]};
-    __syncwarp();
-}
-
-template <typename T, int COUNT, bool IS_GATE>
-__device__ __forceinline__ void finish(const Task &task, const Place &place,
-                                       typename Element<T>::Sum *staging, const typename Element<T>::Sum (&d)[COUNT], int first_row) {
-    const int CHUNKS = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32;
-    const int n = select(task.n, place.matrix);
-    void *y = select(task.y, place.matrix);
-    const bool is_aligned = are_rows_aligned(y, n),
-               is_residual_aligned = are_rows_aligned(task.residual, task.residual_stride);
-    // What belongs to columns: of the only matrix, or of the gate and of what it lets through.
-    const int MATRICES = IS_GATE ? 2 : 1;
-    const float *scale[2] = {select(task.column_scale, IS_GATE ? 0 : place.matrix), task.column_scale[1]};
-    const float *bias[2] = {select(task.bias, IS_GATE ? 0 : place.matrix), task.bias[1]};
-    float of_row[2] = {1, 1};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = first_row + half * 8 + lane / 4;
-        if (Element<T>::has_scales && row < task.m)
-            of_row[half] = task.row_scale[row];
-    }
-#pragma unroll 1
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        const int col = place.col + chunk * CHUNK + lane % 4 * 8, count = min(n - col, 8);
-        // Requested before sums go through shared memory.
-        float scales[MATRICES][8], biases[MATRICES][8], residual[2][8] = {};
-#pragma unroll
-        for (int i = 0; i < MATRICES; i++) {
-            if (Element<T>::has_scales)
-                load_eight(scales[i], scale[i], IS_F32, col, count, true);
-            load_eight(biases[i], bias[i], IS_F32, col, bias[i] ? count : 0, true);
+        for (int i = 0; i < COUNT; i++) {
+            const bool is_joined = IS_GATE && i >= COUNT / 2;
+            const float *values = is_joined ? joined : from;
+            const int at = col + (is_joined ? i - COUNT / 2 : i) * 64 + threadIdx.x % 32 * 2;
+            low[i] = values && at < n ? values[at] : absent;
+            high[i] = values && at + 1 < n ? values[at + 1] : absent;
         }
-        if (!IS_GATE && task.residual)
+    }
+    // Of columns 8 j and 8 j + 1 behind the first of the i-th 64 ones, counted from the thread's own.
+    __device__ __forceinline__ float2 at(int i, int j) const {
+        const int lane = 4 * j + threadIdx.x % 4;
+        return make_float2(__shfl_sync(0xffffffffu, low[i], lane), __shfl_sync(0xffffffffu, high[i], lane));
+    }
+};
+
+// Pairs of neighbours of a residual, on their way from memory: of rows `row` and `row + 8`, columns col + 8 j and the next.
+struct Residual {
+    uint2 raw[2][4];
+    __device__ __forceinline__ void load(const Task &task, int row, int col, int n) {
+        const bool is_f32 = task.residual_type == IS_F32;
+        const bool is_paired = task.residual_stride % 2 == 0 && ((u64)task.residual & (is_f32 ? 7 : 3)) == 0;
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = first_row + half * 8 + lane / 4;
-                load_eight(residual[half], task.residual, task.residual_type, (u64)row * task.residual_stride + col,
-                           row < task.m ? count : 0, is_residual_aligned);
-            }
-        float v[MATRICES][2][8];
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-        for (int i = 0; i < MATRICES; i++) {
-            stage(staging, d, chunk + i * CHUNKS);
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                take_eight(v[i][half], staging, half * 8 + lane / 4, lane % 4 * 8);
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    if (Element<T>::has_scales)
-                        v[i][half][e] *= of_row[half] * scales[i][e];
-                    v[i][half][e] += biases[i][e];
+            for (int j = 0; j < 4; j++) {
+                const u64 at = (u64)(row + 8 * h) * task.residual_stride + col + 8 * j;
+                const bool is_there = row + 8 * h < task.m && col + 8 * j < n, is_next = col + 8 * j + 1 < n;
+                raw[h][j] = make_uint2(0, 0);
+                if (!is_there)
+                    continue;
+                if (is_f32) {
+                    const u32 *from = (const u32 *)task.residual + at;
+                    raw[h][j] = is_paired && is_next ? *(const uint2 *)from : make_uint2(from[0], is_next ? from[1] : 0);
+                } else {
+                    const u16 *from = (const u16 *)task.residual + at;
+                    raw[h][j].x = is_paired && is_next ? *(const u32 *)from : from[0] | (is_next ? (u32)from[1] << 16 : 0);
                 }
             }
+    }
+    __device__ __forceinline__ float2 pair(int type, int h, int j) const {
+        const uint2 word = raw[h][j];
+        return type == IS_F32 ? make_float2(__uint_as_float(word.x), __uint_as_float(word.y))
+                              : unpack_pair(word.x, type);
+    }
+};
+
+// The sums of 32 columns of a tile, scaled, and their bias: of both rows of a thread, four pairs of columns.
+template <typename T, int COUNT>
+__device__ __forceinline__ void take(float (&v)[2][8], const typename Element<T>::Sum (&d)[COUNT],
+                                     const Columns<COUNT / 32> &scale, const Columns<COUNT / 32> &bias,
+                                     const float (&of_row)[2], int piece) {
+#pragma unroll
+    for (int c = 0; c < COUNT / 16; c++)
+        if (c == piece)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float2 add = bias.at(c / 2, c % 2 * 4 + j);
+                float2 by = make_float2(1, 1);
+                if (Element<T>::has_scales)
+                    by = scale.at(c / 2, c % 2 * 4 + j);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    float low = widen(d[16 * c + 4 * j + 2 * h]), high = widen(d[16 * c + 4 * j + 2 * h + 1]);
+                    if (Element<T>::has_scales)
+                        low *= of_row[h] * by.x, high *= of_row[h] * by.y;
+                    v[h][2 * j] = low + add.x;
+                    v[h][2 * j + 1] = high + add.y;
+                }
+            }
+}
+
+// Two neighbours of a row of results that TMA does not write.
+__device__ __forceinline__ void store_pair(void *y, int type, u64 row, int n, int col, float low, float high) {
+    const u64 at = row * n + col;
+    const bool is_paired = n % 2 == 0 && ((u64)y & (type == IS_F32 ? 7 : 3)) == 0;
+    if (is_paired && type == IS_F32) {
+        *(float2 *)((float *)y + at) = make_float2(low, high);
+    } else if (is_paired) {
+        *(u32 *)((u16 *)y + at) = pack_pair(type, low, high);
+    } else {
+        store_one(y, type, at, low);
+        if (col + 1 < n)
+            store_one(y, type, at + 1, high);
+    }
+}
+
+// A warp's 16 rows of a tile, from sums to results. 16-bit results go through the warp's two boxes in shared memory, `box`
+// the next one, from where they are copied while the warp multiplies again.
+template <typename T, int COUNT, bool IS_GATE>
+__device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes, int &box,
+                                       const typename Element<T>::Sum (&d)[COUNT], const Columns<COUNT / 32> &scale,
+                                       const Columns<COUNT / 32> &bias, const float (&of_row)[2], int first_row) {
+    const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32, row = first_row + lane / 4;
+    const int n = select(task.n, place.matrix), first_col = place.col + lane % 4 * 2;
+    const bool has_residual = !IS_GATE && task.residual;
+    void *y = select(task.y, place.matrix);
+    // Requested one piece ahead.
+    Residual next;
+    if (has_residual)
+        next.load(task, row, first_col, n);
+#pragma unroll 1
+    for (int piece = 0; piece < PIECES && place.col + piece * PIECE < n; piece++) {
+        const int col = first_col + piece * PIECE;
+        float v[2][8];
+        take<T>(v, d, scale, bias, of_row, piece);
+        activate_eight(task.kind, v[0]);
+        activate_eight(task.kind, v[1]);
+        if (IS_GATE) {
+            float u[2][8];
+            take<T>(u, d, scale, bias, of_row, piece + PIECES);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[0][i] *= u[0][i], v[1][i] *= u[1][i];
+        }
+        if (has_residual) {
+            const Residual residual = next;
+            if (piece + 1 < PIECES)
+                next.load(task, row, col + PIECE, n);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const float2 pair = residual.pair(task.residual_type, h, j);
+                    v[h][2 * j] += pair.x;
+                    v[h][2 * j + 1] += pair.y;
+                }
+        }
+        if (!task.has_y_maps) {
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    if (row + 8 * h < task.m && col + 8 * j < n)
+                        store_pair(y, task.y_type, row + 8 * h, n, col + 8 * j, v[h][2 * j], v[h][2 * j + 1]);
+            continue;
+        }
+        if (piece % 2 == 0) {
+            if (lane == 0)
+                wait_put<1>();
             __syncwarp();
         }
+        u8 *to = boxes + box * BOX_BYTES;
+        // Rows of 128 bytes, swizzled.
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = first_row + half * 8 + lane / 4;
-            if (row >= task.m || count <= 0)
-                continue;
-            activate_eight(task.kind, v[0][half]);
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-            for (int e = 0; e < 8; e++)
-                v[0][half][e] = IS_GATE ? v[0][half][e] * v[MATRICES - 1][half][e] : v[0][half][e] + residual[half][e];
-            store_eight(v[0][half], y, task.y_type, (u64)row * n + col, count, is_aligned);
+            for (int j = 0; j < 4; j++)
+                *(u32 *)(to + (lane / 4 + 8 * h) * 128 + ((piece % 2 * 4 + j) ^ (lane / 4)) * 16 + lane % 4 * 4) =
+                    pack_pair(task.y_type, v[h][2 * j], v[h][2 * j + 1]);
+        if (piece % 2 == 1 || piece + 1 == PIECES || place.col + (piece + 1) * PIECE >= n) {
+            show_copy_engine();
+            __syncwarp();
+            if (lane == 0)
+                put(maps + place.matrix, place.col + piece / 2 * BOX_COLS, first_row, shared_address(to));
+            box ^= 1;
         }
     }
 }
@@ -313,14 +407,15 @@ __device__ __forceinline__ bool add_up(const Task &task, int tile, int split, in
 }
 
 template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE>
-__device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
+__device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
     const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
     const int A_BYTES = ROWS * STEP_BYTES, B_BYTES = N * STEP_BYTES, STAGE = A_BYTES + B_BYTES;
     // Low tiles leave room for another block: the next kernel's, which fills its stages meanwhile.
     const int STAGES = GROUPS == 1 ? 4 : 4 * (128 + 256) / (128 + N);
     const int STEP = STEP_BYTES / Element<T>::bytes;
-    const u32 tiles = shared_address(shared), full = tiles + STAGES * STAGE, empty = full + STAGES * 8;
+    const int BOXES = STAGES * STAGE, BARRIERS = BOXES + GROUPS * 4 * 2 * BOX_BYTES;
+    const u32 tiles = shared_address(shared), full = tiles + BARRIERS, empty = full + STAGES * 8;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     int rank = 0;
     if (BLOCKS == 2)
@@ -389,13 +484,29 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
         wait_for_previous();
         typedef typename Element<T>::Sum Sum;
         Sum d[N / 2];
-        Sum *staging = (Sum *)(shared + STAGES * (STAGE + 16)) + (group - 1) * 4 * 16 * PITCH + warp * 16 * PITCH;
+        u8 *boxes = shared + BOXES + ((group - 1) * 4 + warp) * 2 * BOX_BYTES;
+        int box = 0;
         for (int item = blockIdx.x / BLOCKS; item < count; item += step) {
             const int split = item % splits;
             Place at = place<ROWS, COLS, BLOCKS>(task, item / splits, rank);
             const int first = task.steps * split / splits, end = task.steps * (split + 1) / splits;
             // Rows that do not exist need no products, only their operands have to be let go.
             const bool has_rows = at.row + (group - 1) * 64 < task.m;
+            const int first_row = at.row + (group - 1) * 64 + warp * 16;
+            // Requested before the products, in time for what comes behind them.
+            Columns<N / 64> scale, bias;
+            float of_row[2] = {1, 1};
+            {
+                const int matrix = IS_GATE ? 0 : at.matrix, n = select(task.n, at.matrix);
+                bias.template load<IS_GATE>(select(task.bias, matrix), task.bias[1], at.col, n, 0);
+                if (Element<T>::has_scales) {
+                    scale.template load<IS_GATE>(select(task.column_scale, matrix), task.column_scale[1], at.col, n, 0);
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        if (first_row + h * 8 + lane / 4 < task.m)
+                            of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
+                }
+            }
             int last = 0;
             for (int i = first; i < end; i++) {
                 wait_barrier(full + 8 * s, parity);
@@ -421,13 +532,15 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (lane < BLOCKS)
                 arrive(empty + 8 * last, BLOCKS == 1 ? 0 : lane);
-            const int first_row = at.row + (group - 1) * 64 + warp * 16;
             if (first_row >= task.m)
                 continue;
             if (splits > 1 && !add_up(task, item / splits, split, (group - 1) * 4 + warp, d))
                 continue;
-            finish<T, N / 2, IS_GATE>(task, at, staging, d, first_row);
+            finish<T, N / 2, IS_GATE>(task, y, at, boxes, box, d, scale, bias, of_row, first_row);
         }
+        // A block's memory must not go while it is copied.
+        if (lane == 0)
+            wait_put<0>();
     }
     // A block's memory must not go while its neighbour still writes or signals there.
     if (BLOCKS == 2)
@@ -439,12 +552,12 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
         NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2,                              \
              const float *bias0, const float *bias1, const float *bias2, const float *scale0,                          \
              const float *scale1, const float *scale2, void *y0, void *y1, void *y2, const float *row_scale,           \
-             int y_type, int kind, const void *residual, int residual_type, int residual_stride, int splits,           \
+             int y_type, int kind, int has_y_maps, const void *residual, int residual_type, int residual_stride, int splits,           \
              void *partials, u32 *counters, int has_constant_weights, int box_rows) {                                                \
         Task task = {m,        steps,           {n0, n1, n2}, {bias0, bias1, bias2}, {scale0, scale1, scale2},         \
-                     {y0, y1, y2}, row_scale,   y_type,       kind,                  residual,                         \
+                     {y0, y1, y2}, row_scale,   y_type,       kind, has_y_maps,      residual,                         \
                      residual_type, residual_stride, splits,  partials,              counters, has_constant_weights, box_rows};  \
-        gemm<T, GROUPS, N, BLOCKS, IS_GATE>(&maps.x, maps.w, task);                                                    \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE>(&maps.x, maps.w, maps.y, task);                                                    \
     }
 // By the rows of a tile, or of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \

@@ -13,6 +13,20 @@ const STEP_BYTES: usize = 128;
 /// Rows of `x` up to which tiles are low.
 const LOW_ROWS: usize = 64;
 
+/// Rows of results that a warp writes.
+const WARP_ROWS: usize = 16;
+
+/// What the elements of results are, if TMA can write them: rows begin at multiples of 16 bytes.
+fn result_element(parts: &[LinearPart<'_>]) -> Option<TensorElement> {
+    let element = match parts[0].y.format {
+        Format::F16 => TensorElement::F16,
+        Format::Bf16 => TensorElement::Bf16,
+        _ => return None,
+    };
+    let is_aligned = |part: &LinearPart<'_>| part.y.offset.is_multiple_of(8) && part.w.n.is_multiple_of(8);
+    parts.iter().all(is_aligned).then_some(element)
+}
+
 /// Weights as tensor cores read them.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
@@ -137,12 +151,19 @@ impl CudaKernels {
         // Rows that do not exist cost time, too.
         let box_rows = (64 * groups).min(m.next_multiple_of(8));
         let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, box_rows)?;
-        let mut maps = [map_x; 4];
+        let mut maps = [map_x; 7];
         let mut memory: Vec<&dyn DeviceMemory> = vec![x.data];
-        for (map, (matrix, part)) in maps[1..].iter_mut().zip(matrices.iter().zip(parts)) {
+        for (map, (matrix, part)) in maps[1..4].iter_mut().zip(matrices.iter().zip(parts)) {
             let shape = [part.w.n, k];
             *map = TensorMap::new(matrix.data, matrix.offset_bytes, kind, shape, matrix.pitch, width / 2)?;
             memory.push(matrix.data);
+        }
+        let result = result_element(joined);
+        if let Some(element) = result {
+            for (map, part) in maps[4..].iter_mut().zip(joined) {
+                let (y, n) = (&part.y, part.w.n);
+                *map = TensorMap::new(y.data, y.offset * 2, element, [m, n], n * 2, WARP_ROWS)?;
+            }
         }
         let suffix = if is_gate { "_gate" } else { "" };
         let name = format!("gemm_hopper_{element}_{height}{suffix}");
@@ -169,6 +190,7 @@ impl CudaKernels {
             .optional(x.scales)
             .int(float_code(parts[0].y.format))
             .int(activation_code(gate.or(activation)))
+            .int(usize::from(result.is_some()))
             .residual(residual.as_ref())
             .int(splits)
             .buffer(&self.sums.partials, 0)
@@ -180,7 +202,8 @@ impl CudaKernels {
             .int(box_rows);
         let stages = if groups == 1 { 4 } else { 4 * (128 + 256) / (128 + width) };
         let stage_bytes = (64 * groups + width) * STEP_BYTES + 16;
-        let shared_bytes = stages * stage_bytes + groups * 64 * 40 * size_of::<f32>();
+        // Every warp has two boxes for its results.
+        let shared_bytes = stages * stage_bytes + groups * 4 * 2 * WARP_ROWS * STEP_BYTES;
         self.fits(OP, shared_bytes)?;
         let grid = (multiprocessors / blocks).min(count * splits) * blocks;
         // SAFETY: blocks take existing tiles in turns; maps describe the operands and whatever lies beyond is neither read
