@@ -67,10 +67,9 @@ template <int PIECES, int LANES> __device__ __forceinline__ int place(int piece)
 // Pieces of x that a thread keeps between the passes of a norm.
 #define KEPT 2
 
-// A row of x, normalised and rounded; elements beyond k are zero. Returns what multiplies the sums.
-template <typename C, int LANES> __device__ float stage_row(const Row &x, int to, u16 *xs, float *scratch) {
-    typedef typename C::Operand T;
-    const int PIECES = C::elements / 8;
+// A row of x, normalised and rounded, eight elements at a time into `put(first, elements)`; those from k up to `to`, a
+// multiple of 32, are zero. Returns what multiplies the sums.
+template <typename PUT> __device__ float stage_row(const Row &x, int to, float *scratch, PUT put) {
     const bool is_aligned = ((u64)x.data & 15) == 0;
     float mean = 0, inverse = 1, v[8];
     if (x.norm_kind) {
@@ -150,9 +149,7 @@ template <typename C, int LANES> __device__ float stage_row(const Row &x, int to
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 v[e] = round_input(v[e], 1.0f / scale, x.rounding);
-        *(uint4 *)(xs + place<PIECES, LANES>(i / 8)) =
-            make_uint4(pair_from_f32<T>(v[0], v[1]), pair_from_f32<T>(v[2], v[3]), pair_from_f32<T>(v[4], v[5]),
-                       pair_from_f32<T>(v[6], v[7]));
+        put(i, v);
     }
     return scale;
 }

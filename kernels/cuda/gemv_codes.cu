@@ -1,4 +1,4 @@
-// y [n] = norm(x) [k] w [n, k]^T + bias for one row of x and weights of eight bits or fewer: decoding.
+// y [n] = norm(x) [k] w [n, k]^T + bias for one row of x and weights of eight bits or nf4: decoding.
 //
 // A warp owns two output rows, or one of either matrix of a gate, and reads them in 16-byte pieces, 512 bytes of a row at
 // once and the next steps requested already, across the end of the rows too: no warp ever waits for another.
@@ -8,16 +8,12 @@
 // of x that belong to them. The diagonal of the result is what is wanted, and the second eight rows are the second row of
 // weights. So codes become 16-bit floats as for products of many rows, and sums are as exact.
 
-#if defined(ELEMENT_nvfp4)
-#define DEPTH 3
-#else
 #define DEPTH 4
-#endif
 // Blocks that share a multiprocessor; the same number as on the host.
-#if defined(ELEMENT_s8) || defined(ELEMENT_e4m3) || defined(ELEMENT_e5m2)
-#define RESIDENTS 3
-#else
+#if defined(ELEMENT_nf4)
 #define RESIDENTS 2
+#else
+#define RESIDENTS 3
 #endif
 
 // Two rows that a warp multiplies: where they begin, what scales their blocks, and their numbers in their matrix.
@@ -94,7 +90,11 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
             prefetch_line(x.shift + threadIdx.x * 32);
     }
     wait_for_previous();
-    const float scale = stage_row<C, 32>(x, steps * 32 * C::elements, xs, scratch) * C::factor;
+    const float scale = C::factor * stage_row(x, steps * 32 * C::elements, scratch, [&](int i, const float *v) {
+        *(uint4 *)(xs + place<PIECES, 32>(i / 8)) =
+            make_uint4(pair_from_f32<T>(v[0], v[1]), pair_from_f32<T>(v[2], v[3]), pair_from_f32<T>(v[4], v[5]),
+                       pair_from_f32<T>(v[6], v[7]));
+    });
     __syncthreads();
 
     // Several chains: a product waits for the one before it in its chain.
@@ -180,12 +180,6 @@ GEMVS(s8)
 GEMVS(e4m3)
 #elif defined(ELEMENT_e5m2)
 GEMVS(e5m2)
-#elif defined(ELEMENT_s4)
-GEMVS(s4)
 #elif defined(ELEMENT_nf4)
 GEMVS(nf4)
-#elif defined(ELEMENT_mxfp4)
-GEMVS(mxfp4)
-#elif defined(ELEMENT_nvfp4)
-GEMVS(nvfp4)
 #endif
