@@ -117,6 +117,17 @@ __device__ __forceinline__ const W *row_of(const Segments<W> &s, int unit, u64 k
     return w + (unit - begin) * k;
 }
 
+// The bias of a warp's unit, or of the other half of a gate.
+template <typename W> __device__ __forceinline__ float bias_of(const Segments<W> &s, int unit, int is_gate, int half) {
+    if (is_gate) {
+        const float *bias = half ? s.bias[1] : s.bias[0];
+        return bias ? bias[unit] : 0.0f;
+    }
+    int begin = unit < s.end[0] ? 0 : unit < s.end[1] ? s.end[0] : s.end[1];
+    const float *bias = unit < s.end[0] ? s.bias[0] : unit < s.end[1] ? s.bias[1] : s.bias[2];
+    return bias && !half ? bias[unit - begin] : 0.0f;
+}
+
 template <typename W>
 __device__ void gemv(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
                      Segments<W> s, int is_gate, int kind, const void *residual, int residual_type, int y_type) {
@@ -141,7 +152,10 @@ __device__ void gemv(const void *x, int type, int k, int norm_kind, const float 
             prefetch_line(shift + threadIdx.x * 32);
     }
 #endif
+    // What is added to a row's sum is requested a row ahead, too.
+    float bias = unit < rows ? bias_of(s, unit, is_gate, 0) : 0.0f, up_bias = unit < rows ? bias_of(s, unit, is_gate, 1) : 0.0f;
     wait_for_previous();
+    float added = residual && unit < rows ? load_one(residual, residual_type, unit) : 0.0f;
     stage<COUNT>(x, type, k, norm_kind, gain, shift, eps, xs, scratch);
     float sum = 0, gate_sum = 0;
     while (unit < rows) {
@@ -172,18 +186,18 @@ __device__ void gemv(const void *x, int type, int k, int norm_kind, const float 
             sum = 0;
             if (is_gate && half == 0) {
                 gate_sum = total;
-            } else if (lane == 0) {
-                if (is_gate) {
-                    float g = gate_sum + (s.bias[0] ? s.bias[0][unit] : 0.0f);
-                    float u = total + (s.bias[1] ? s.bias[1][unit] : 0.0f);
-                    store_one(s.y[0], y_type, unit, activation(kind, g) * u);
-                } else {
+            } else {
+                if (lane == 0 && is_gate) {
+                    store_one(s.y[0], y_type, unit, activation(kind, gate_sum + bias) * (total + up_bias));
+                } else if (lane == 0) {
                     int begin = unit < s.end[0] ? 0 : unit < s.end[1] ? s.end[0] : s.end[1];
-                    const float *bias = unit < s.end[0] ? s.bias[0] : unit < s.end[1] ? s.bias[1] : s.bias[2];
                     void *y = unit < s.end[0] ? s.y[0] : unit < s.end[1] ? s.y[1] : s.y[2];
-                    float value = activation(kind, total + (bias ? bias[unit - begin] : 0.0f));
-                    store_one(y, y_type, unit - begin,
-                              residual ? value + load_one(residual, residual_type, unit) : value);
+                    store_one(y, y_type, unit - begin, activation(kind, total + bias) + added);
+                }
+                if (next_unit < rows) {
+                    bias = bias_of(s, next_unit, is_gate, 0);
+                    up_bias = bias_of(s, next_unit, is_gate, 1);
+                    added = residual ? load_one(residual, residual_type, next_unit) : 0.0f;
                 }
             }
         }

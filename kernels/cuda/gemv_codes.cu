@@ -43,6 +43,31 @@ __device__ __forceinline__ Rows rows_of(const Weights &w0, const Weights &w1, co
     return rows;
 }
 
+// What belongs to the row of results that a thread writes, if it writes one.
+struct Finish {
+    bool is_row;
+    int row;
+    void *y;
+    float row_scale, bias, up_scale, up_bias;
+};
+template <bool IS_GATE>
+__device__ __forceinline__ Finish finish_of(const Weights &w0, const Weights &w1, const Weights &w2, int unit, int n) {
+    const int lane = threadIdx.x % 32, whole = IS_GATE ? unit : 2 * unit + lane;
+    if (lane >= (IS_GATE ? 1 : 2) || whole >= n)
+        return {};
+    const int index = IS_GATE || whole < w0.n ? 0 : whole < w0.n + w1.n ? 1 : 2;
+    const int row = whole - (index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n);
+    const float *scales = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
+    const float *biases = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
+    return {true,
+            row,
+            index == 0 ? w0.y : index == 1 ? w1.y : w2.y,
+            scales[row],
+            biases ? biases[row] : 0.0f,
+            IS_GATE ? w1.row_scale[row] : 0.0f,
+            IS_GATE && w1.bias ? w1.bias[row] : 0.0f};
+}
+
 template <typename C, bool IS_GATE>
 __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const Weights &w1, const Weights &w2, int kind,
                      const void *residual, int residual_type, int y_type) {
@@ -122,6 +147,10 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
             request(d);
             if (++step < steps)
                 continue;
+            // Requested before the sums are added up, in time for what comes behind that.
+            const Finish finish = finish_of<IS_GATE>(w0, w1, w2, unit, n);
+            const float added =
+                residual && finish.is_row ? load_one(residual, residual_type, IS_GATE ? unit : 2 * unit + lane) : 0.0f;
             // The diagonal: of columns 2t and 2t + 1 the group's own.
             const bool is_mine = g / 2 == t;
             float mine[4];
@@ -132,24 +161,11 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
             }
             float upper = warp_sum(g % 2 ? mine[1] : mine[0]) * scale;
             float lower = warp_sum(g % 2 ? mine[3] : mine[2]) * scale;
-            int row = IS_GATE ? unit : 2 * unit + lane;
-            if (IS_GATE ? lane == 0 : lane < 2 && row < n) {
-                const int index = IS_GATE || row < w0.n ? 0 : row < w0.n + w1.n ? 1 : 2, whole = row;
-                row -= index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n;
-                const float *row_scale = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
-                const float *bias = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
-                void *y = index == 0 ? w0.y : index == 1 ? w1.y : w2.y;
-                float value = lane ? lower : upper;
-                if (row_scale)
-                    value *= row_scale[row];
-                if (bias)
-                    value += bias[row];
-                value = activation(kind, value);
+            if (finish.is_row) {
+                float value = activation(kind, (lane ? lower : upper) * finish.row_scale + finish.bias);
                 if (IS_GATE)
-                    value *= lower * (w1.row_scale ? w1.row_scale[row] : 1.0f) + (w1.bias ? w1.bias[row] : 0.0f);
-                if (residual)
-                    value += load_one(residual, residual_type, whole);
-                store_one(y, y_type, row, value);
+                    value *= lower * finish.up_scale + finish.up_bias;
+                store_one(finish.y, y_type, finish.row, value + added);
             }
             step = 0;
             unit += stride;

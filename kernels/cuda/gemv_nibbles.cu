@@ -153,6 +153,28 @@ __device__ __forceinline__ Rows rows_of(const Weights &w0, const Weights &w1, co
     return rows;
 }
 
+// What belongs to a row of results.
+struct Finish {
+    int row;
+    void *y;
+    float row_scale, bias, residual, up_scale, up_bias;
+};
+template <bool IS_GATE>
+__device__ __forceinline__ Finish finish_of(const Weights &w0, const Weights &w1, const Weights &w2, int whole,
+                                            const void *residual, int residual_type) {
+    const int index = IS_GATE || whole < w0.n ? 0 : whole < w0.n + w1.n ? 1 : 2;
+    const int row = whole - (index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n);
+    const float *scales = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
+    const float *biases = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
+    return {row,
+            index == 0 ? w0.y : index == 1 ? w1.y : w2.y,
+            scales[row],
+            biases ? biases[row] : 0.0f,
+            residual ? load_one(residual, residual_type, whole) : 0.0f,
+            IS_GATE ? w1.row_scale[row] : 0.0f,
+            IS_GATE && w1.bias ? w1.bias[row] : 0.0f};
+}
+
 template <bool IS_GATE>
 __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const Weights &w1, const Weights &w2, int kind,
                      const void *residual, int residual_type, int y_type) {
@@ -191,6 +213,12 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
     const bool is_mine = g / 2 == t;
     int buffer = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        // Requested before the products, in time for what comes behind them.
+        const int whole = tile * height + threadIdx.x;
+        const bool is_row = threadIdx.x < height && whole < n;
+        Finish finish = {};
+        if (is_row)
+            finish = finish_of<IS_GATE>(w0, w1, w2, whole, residual, residual_type);
         float sums[2] = {};
         const bool has_next = tile + gridDim.x < tiles;
         const Rows next = rows_of<IS_GATE>(w0, w1, w2, shape, tile + gridDim.x, n);
@@ -241,8 +269,7 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
                 parts[buffer][warp][h * 8 + g] = sums[h];
         }
         __syncthreads();
-        const int whole = tile * height + threadIdx.x;
-        if (threadIdx.x < height && whole < n) {
+        if (is_row) {
             float value = 0, up = 0;
 #pragma unroll
             for (int i = 0; i < WARPS; i++) {
@@ -250,20 +277,10 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
                 if (IS_GATE)
                     up += parts[buffer][i][threadIdx.x + ROWS / 2];
             }
-            const int index = IS_GATE || whole < w0.n ? 0 : whole < w0.n + w1.n ? 1 : 2;
-            const int row = whole - (index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n);
-            const float *row_scale = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
-            const float *bias = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
-            void *y = index == 0 ? w0.y : index == 1 ? w1.y : w2.y;
-            value *= scale * row_scale[row];
-            if (bias)
-                value += bias[row];
-            value = activation(kind, value);
+            value = activation(kind, value * scale * finish.row_scale + finish.bias);
             if (IS_GATE)
-                value *= up * scale * w1.row_scale[row] + (w1.bias ? w1.bias[row] : 0.0f);
-            if (residual)
-                value += load_one(residual, residual_type, whole);
-            store_one(y, y_type, row, value);
+                value *= up * scale * finish.up_scale + finish.up_bias;
+            store_one(finish.y, y_type, finish.row, value + finish.residual);
         }
         buffer ^= 1;
         rows = next;
