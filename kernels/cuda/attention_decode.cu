@@ -7,16 +7,9 @@
 #define THREADS 256
 #define CHUNK 32
 // Keys and values that a thread has in flight.
-#define BATCH 2
+#define MOST_KEYS 2
 // Chunks whose results a thread has in flight.
 #define MERGED 8
-// Left alone the compiler aims for four blocks on a multiprocessor, and spills for it but for 16-bit elements on Hopper.
-#if __CUDA_ARCH__ == 900 && !defined(ELEMENT_f32)
-#define BOUNDS __launch_bounds__(THREADS)
-#else
-#define BOUNDS __launch_bounds__(THREADS, 2)
-#endif
-
 // Eight neighbouring elements, on their way from memory.
 template <typename T> struct Eight {
     uint4 raw;
@@ -62,29 +55,33 @@ template <> struct Eight<float> {
     }
 };
 
+// An element of a row, rotated: `cosine` and `sine` belong to its dimension, and are 1 and 0 beyond the rotated ones.
 template <typename T>
-__device__ __forceinline__ float rotated(const T *row, int d, int rotary, const float *cosines, const float *sines) {
-    int half = rotary / 2;
-    if (d >= rotary)
-        return to_f32(row[d]);
-    int at = d < half ? d : d - half;
-    float cosine = cosines[at], sine = sines[at];
-    return to_f32(row[d]) * cosine + (d < half ? -to_f32(row[d + half]) : to_f32(row[d - half])) * sine;
+__device__ __forceinline__ float rotated(const T *row, int d, int rotary, float cosine, float sine) {
+    const int half = rotary / 2;
+    const float x = to_f32(row[d]), other = d < rotary ? to_f32(row[d < half ? d + half : d - half]) : 0.0f;
+    return x * cosine + (d < half ? -other : other) * sine;
 }
 
-template <typename T, int GROUP>
+// What merging the chunks of a head leaves in shared memory: chunks that are weighted at once, and sums of four dimensions.
+#define SEGMENT 128
+
+// LANES threads share a key, eight dimensions each.
+template <typename T, int GROUP, int LANES>
 __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, const T *v_new, int v_stride,
-                       T *keys, T *values, int heads, int kv_heads, int head_dim, int lanes, int capacity,
-                       const u32 *kv_start, float scale, int window, const float *slopes, const float *cosines,
-                       const float *sines, int table_rows, int rotary, const u32 *positions, int writes_cache,
-                       float *partials, int max_chunks, u32 *counters, T *y) {
+                       T *keys, T *values, int heads, int kv_heads, int head_dim, int capacity, const u32 *kv_start,
+                       float scale, int window, const float *slopes, const float *cosines, const float *sines,
+                       int table_rows, int rotary, const u32 *positions, int writes_cache, float *partials,
+                       int max_chunks, u32 *counters, T *y) {
     extern __shared__ __align__(16) float shared[];
-    // A power of two, so that dividing by it is a shift.
-    const int padded = lanes * 8, log_padded = __ffs(padded) - 1;
-    float *qs = shared;                  // [GROUP][padded]
-    float *scores = qs + GROUP * padded; // [GROUP][CHUNK]
-    float *sums = scores + GROUP * CHUNK; // [warps][GROUP][padded]
-    T *new_key = (T *)(sums + THREADS / 32 * GROUP * padded), *new_value = new_key + padded;
+    const int PADDED = LANES * 8, WARPS = THREADS / 32, KEY_GROUPS = THREADS / LANES, KEYS = CHUNK / KEY_GROUPS;
+    const int BATCH = KEYS < MOST_KEYS ? KEYS : MOST_KEYS;
+    // A chunk's results: sums of all dimensions, the maximum, the sum of the weights.
+    const int PITCH = PADDED + 4;
+    float *qs = shared;                   // [GROUP][PADDED]
+    float *scores = qs + GROUP * PADDED;  // [GROUP][CHUNK]
+    float *sums = scores + GROUP * CHUNK; // [WARPS][GROUP][PADDED]
+    T *new_key = (T *)(sums + WARPS * GROUP * PADDED), *new_value = new_key + PADDED;
     __shared__ bool is_last;
     let_next_start();
     const int group = heads / kv_heads, parts = (group + GROUP - 1) / GROUP;
@@ -100,7 +97,8 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     const int active = min((int)gridDim.y, chunks - first_chunk);
     if ((int)blockIdx.y >= active)
         return;
-    const int lane = threadIdx.x % lanes, key_group = threadIdx.x / lanes, key_groups = THREADS / lanes;
+    const int warp = threadIdx.x / 32, warp_lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % LANES, key_group = threadIdx.x / LANES;
     const int dim = lane * 8, valid = head_dim - dim;
     const bool is_whole = head_dim % 8 == 0 && valid >= 8;
 
@@ -110,8 +108,8 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     auto load = [&](Eight<T>(&to)[BATCH], const T *from, const T *newest, int chunk, int base) {
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int j = base + i * key_groups, key = chunk * CHUNK + j;
-            bool visible = j < CHUNK && key >= first_key && key < length;
+            int key = chunk * CHUNK + base + i * KEY_GROUPS;
+            bool visible = key >= first_key && key < length;
             bool is_new = writes_cache && key == position;
             u64 at = head_at + (u64)min(key, length - 1) * head_dim + dim;
             to[i].load(is_new ? newest + dim : from + at, is_whole, visible ? valid : 0);
@@ -120,38 +118,52 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     // All but the newest token: that is not there yet.
     int chunk = first_chunk + blockIdx.y;
     const bool is_early = (chunk + 1) * CHUNK <= position;
-    if (is_early && key_group < CHUNK) {
+    if (is_early) {
         load(some_keys, keys, new_key, chunk, key_group);
         load(some_values, values, new_value, chunk, key_group);
     }
+    // A thread takes one dimension of several rows: the queries, the new key and the new value.
+    const int d = threadIdx.x % PADDED, ROWS_AT_ONCE = THREADS / PADDED;
+    float cosine = 1, sine = 0;
+    if (d < rotary) {
+        const u64 at = table_row + (d < rotary / 2 ? d : d - rotary / 2);
+        cosine = cosines[at];
+        sine = sines[at];
+    }
     wait_for_previous();
     const T *q_row = q + (u64)b * q_stride + first_head * head_dim;
-    for (int i = threadIdx.x; i < GROUP * padded; i += THREADS) {
-        int g = i >> log_padded, d = i & (padded - 1);
-        qs[i] = g < heads_here && d < head_dim
-                    ? rotated(q_row + g * head_dim, d, rotary, cosines + table_row, sines + table_row)
-                    : 0.0f;
+    const T *k_row = k_new + (u64)b * k_stride + kv_head * head_dim;
+    const T *v_row = v_new + (u64)b * v_stride + kv_head * head_dim;
+    float taken[(GROUP + 2 + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < (GROUP + 2 + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE; i++) {
+        const int r = threadIdx.x / PADDED + i * ROWS_AT_ONCE;
+        const bool is_query = r < GROUP, exists = d < head_dim && (is_query ? r < heads_here : writes_cache && r < GROUP + 2);
+        taken[i] = 0;
+        if (exists && r == GROUP + 1)
+            taken[i] = to_f32(v_row[d]);
+        else if (exists)
+            taken[i] = rotated(is_query ? q_row + r * head_dim : k_row, d, rotary, cosine, sine);
     }
-    if (writes_cache) {
-        // Whoever has the last chunk would read what another block writes: the new key is taken from here instead.
-        const T *k_row = k_new + (u64)b * k_stride + kv_head * head_dim;
-        const T *v_row = v_new + (u64)b * v_stride + kv_head * head_dim;
-        for (int d = threadIdx.x; d < padded; d += THREADS) {
-            T key = from_f32<T>(d < head_dim ? rotated(k_row, d, rotary, cosines + table_row, sines + table_row) : 0.0f);
-            T value = d < head_dim ? v_row[d] : from_f32<T>(0.0f);
-            new_key[d] = key;
-            new_value[d] = value;
-            if (blockIdx.y == 0 && part == 0 && d < head_dim) {
-                keys[head_at + (u64)position * head_dim + d] = key;
-                values[head_at + (u64)position * head_dim + d] = value;
-            }
+#pragma unroll
+    for (int i = 0; i < (GROUP + 2 + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE; i++) {
+        const int r = threadIdx.x / PADDED + i * ROWS_AT_ONCE;
+        if (r < GROUP) {
+            qs[r * PADDED + d] = taken[i];
+        } else if (writes_cache && r < GROUP + 2) {
+            // Whoever has the last chunk would read what another block writes: the new key is taken from here instead.
+            const T rounded = from_f32<T>(taken[i]);
+            (r == GROUP ? new_key : new_value)[d] = rounded;
+            if (blockIdx.y == 0 && part == 0 && d < head_dim)
+                (r == GROUP ? keys : values)[head_at + (u64)position * head_dim + d] = rounded;
         }
     }
     const float minus_infinity = __int_as_float(0xff800000);
-    const int warp = threadIdx.x / 32, warp_lane = threadIdx.x % 32;
+    float *own_partials = partials + ((u64)b * heads + first_head) * max_chunks * PITCH;
     for (bool is_loaded = is_early; chunk < chunks; chunk += active, is_loaded = false) {
         __syncthreads();
-        for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
+#pragma unroll
+        for (int base = key_group; base < CHUNK; base += BATCH * KEY_GROUPS) {
             // The first values are requested with the first keys: most heads need no others.
             if (base != key_group || !is_loaded) {
                 load(some_keys, keys, new_key, chunk, base);
@@ -160,83 +172,83 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
             }
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
-                int j = base + i * key_groups, key = chunk * CHUNK + j;
+                int j = base + i * KEY_GROUPS, key = chunk * CHUNK + j;
                 bool visible = key >= first_key && key < length;
-                float kf[8];
+                float kf[8], p[GROUP];
                 some_keys[i].unpack(kf);
 #pragma unroll
                 for (int g = 0; g < GROUP; g++) {
-                    const float *qv = qs + g * padded + dim;
+                    const float *qv = qs + g * PADDED + dim;
                     float4 a = *(const float4 *)qv, c = *(const float4 *)(qv + 4);
-                    float p = kf[0] * a.x + kf[1] * a.y + kf[2] * a.z + kf[3] * a.w + kf[4] * c.x + kf[5] * c.y +
-                              kf[6] * c.z + kf[7] * c.w;
-#pragma unroll
-                    for (int m = 16; m > 0; m >>= 1)
-                        if (m < lanes)
-                            p += __shfl_xor_sync(0xffffffffu, p, m);
-                    if (lane == 0 && j < CHUNK)
-                        scores[g * CHUNK + j] =
-                            visible ? p * scale + (slopes && g < heads_here ? slopes[first_head + g] * key : 0.0f)
-                                    : minus_infinity;
+                    p[g] = (kf[0] * a.x + kf[1] * a.y + kf[2] * a.z + kf[3] * a.w) +
+                           (kf[4] * c.x + kf[5] * c.y + kf[6] * c.z + kf[7] * c.w);
                 }
+#pragma unroll
+                for (int m = LANES / 2; m > 0; m >>= 1)
+#pragma unroll
+                    for (int g = 0; g < GROUP; g++)
+                        p[g] += __shfl_xor_sync(0xffffffffu, p[g], m);
+                // Every head's score by a thread of its own.
+#pragma unroll
+                for (int g = 0; g < GROUP; g++)
+                    if (lane == g)
+                        scores[g * CHUNK + j] =
+                            visible ? p[g] * scale + (slopes && g < heads_here ? slopes[first_head + g] * key : 0.0f)
+                                    : minus_infinity;
             }
         }
         __syncthreads();
-        for (int g = warp; g < heads_here; g += THREADS / 32) {
+        for (int g = warp; g < heads_here; g += WARPS) {
             float score = scores[g * CHUNK + warp_lane];
             float best = warp_max(score);
             float weight = score == minus_infinity ? 0.0f : expf(score - best);
             float sum = warp_sum(weight);
             scores[g * CHUNK + warp_lane] = weight;
-            if (warp_lane == 0) {
-                u64 at = (((u64)b * heads + first_head + g) * max_chunks + chunk) * (head_dim + 2) + head_dim;
-                partials[at] = best;
-                partials[at + 1] = sum;
-            }
+            if (warp_lane == 0)
+                *(float2 *)(own_partials + ((u64)g * max_chunks + chunk) * PITCH + PADDED) = make_float2(best, sum);
         }
         __syncthreads();
         float result[GROUP][8] = {};
-        for (int base = key_group; base < CHUNK; base += BATCH * key_groups) {
+#pragma unroll
+        for (int base = key_group; base < CHUNK; base += BATCH * KEY_GROUPS) {
             if (base != key_group)
                 load(some_values, values, new_value, chunk, base);
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
-                int j = base + i * key_groups;
-                if (j >= CHUNK)
-                    continue;
                 float vf[8];
                 some_values[i].unpack(vf);
 #pragma unroll
                 for (int g = 0; g < GROUP; g++) {
-                    float weight = g < heads_here ? scores[g * CHUNK + j] : 0.0f;
+                    float weight = g < heads_here ? scores[g * CHUNK + base + i * KEY_GROUPS] : 0.0f;
 #pragma unroll
-                    for (int d = 0; d < 8; d++)
-                        result[g][d] += weight * vf[d];
+                    for (int e = 0; e < 8; e++)
+                        result[g][e] += weight * vf[e];
                 }
             }
         }
 #pragma unroll
-        for (int g = 0; g < GROUP; g++)
+        for (int g = 0; g < GROUP; g++) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                float x = result[g][i];
+            for (int m = LANES; m < 32; m <<= 1)
 #pragma unroll
-                for (int m = 16; m > 0; m >>= 1)
-                    if (m >= lanes)
-                        x += __shfl_xor_sync(0xffffffffu, x, m);
-                if (warp_lane < lanes)
-                    sums[(warp * GROUP + g) * padded + dim + i] = x;
+                for (int e = 0; e < 8; e++)
+                    result[g][e] += __shfl_xor_sync(0xffffffffu, result[g][e], m);
+            if (warp_lane < LANES) {
+                float4 *to = (float4 *)(sums + (warp * GROUP + g) * PADDED + dim);
+                to[0] = make_float4(result[g][0], result[g][1], result[g][2], result[g][3]);
+                to[1] = make_float4(result[g][4], result[g][5], result[g][6], result[g][7]);
             }
+        }
         __syncthreads();
-        for (int i = threadIdx.x; i < heads_here * padded; i += THREADS) {
-            int g = i >> log_padded, d = i & (padded - 1);
-            if (d >= head_dim)
+#pragma unroll
+        for (int i = threadIdx.x; i < GROUP * PADDED; i += THREADS) {
+            if (i / PADDED >= heads_here)
                 continue;
             float x = 0;
 #pragma unroll
-            for (int w = 0; w < THREADS / 32; w++)
-                x += sums[(w * GROUP + g) * padded + d];
-            partials[(((u64)b * heads + first_head + g) * max_chunks + chunk) * (head_dim + 2) + d] = x;
+            for (int w = 0; w < WARPS; w++)
+                x += sums[w * GROUP * PADDED + i];
+            own_partials[((u64)(i / PADDED) * max_chunks + chunk) * PITCH + i % PADDED] = x;
         }
     }
     __threadfence();
@@ -251,65 +263,99 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     if (!is_last)
         return;
     __threadfence();
-    // Each thread adds up its dimensions over the chunks, in order, some at a time that are requested together.
-    const int count = chunks - first_chunk, pitch = head_dim + 2;
-    const float *all = partials + ((u64)b * heads + first_head) * max_chunks * pitch + (u64)first_chunk * pitch;
-    for (int i = threadIdx.x; i < heads_here * padded; i += THREADS) {
-        int g = i >> log_padded, d = i & (padded - 1);
-        if (d >= head_dim)
-            continue;
-        const float *at = all + (u64)g * max_chunks * pitch;
-        float best = minus_infinity, sum = 0, x = 0;
-        for (int first = 0; first < count; first += MERGED) {
-            float maxima[MERGED], sums_of[MERGED], values_of[MERGED], highest = best;
-#pragma unroll
-            for (int c = 0; c < MERGED; c++) {
-                const float *chunk_at = at + (u64)min(first + c, count - 1) * pitch;
-                maxima[c] = first + c < count ? __ldcg(chunk_at + head_dim) : minus_infinity;
-                sums_of[c] = __ldcg(chunk_at + head_dim + 1);
-                values_of[c] = __ldcg(chunk_at + d);
-            }
-#pragma unroll
-            for (int c = 0; c < MERGED; c++)
-                highest = fmaxf(highest, maxima[c]);
-            if (highest == minus_infinity)
-                continue;
-            const float correction = expf(best - highest);
-            sum *= correction;
-            x *= correction;
+    // A warp adds up what the weights of a head's chunks are counted in; then everybody adds up four dimensions over some
+    // of the chunks.
+    const int count = chunks - first_chunk;
+    const int QUADS = GROUP * PADDED / 4, PARTS = THREADS / QUADS > 1 ? THREADS / QUADS : 1;
+    float *weights = shared;                                   // [GROUP][SEGMENT]
+    float4 *quads = (float4 *)(shared + GROUP * SEGMENT);       // [PARTS][QUADS]
+    const float *all = own_partials + (u64)first_chunk * PITCH;
+    float best = minus_infinity, total = 0;
+    if (warp < heads_here) {
+        const float *at = all + (u64)warp * max_chunks * PITCH + PADDED;
+#pragma unroll 4
+        for (int c = warp_lane; c < count; c += 32) {
+            const float2 of_chunk = __ldcg((const float2 *)(at + (u64)c * PITCH));
+            const float highest = fmaxf(best, of_chunk.x);
+            if (highest != minus_infinity)
+                total = total * expf(best - highest) + of_chunk.y * expf(of_chunk.x - highest);
             best = highest;
+        }
+        const float highest = warp_max(best);
+        total = warp_sum(best == minus_infinity ? 0.0f : total * expf(best - highest));
+        best = highest;
+    }
+    float4 x[(QUADS + THREADS - 1) / THREADS] = {};
+    for (int first = 0; first < count; first += SEGMENT) {
+        __syncthreads();
+        if (warp < heads_here)
+            for (int c = first + warp_lane; c < min(count, first + SEGMENT); c += 32) {
+                const float highest = __ldcg(all + ((u64)warp * max_chunks + c) * PITCH + PADDED);
+                weights[warp * SEGMENT + c - first] = highest == minus_infinity ? 0.0f : expf(highest - best) / total;
+            }
+        __syncthreads();
 #pragma unroll
-            for (int c = 0; c < MERGED; c++) {
-                const float weight = expf(maxima[c] - best);
-                sum += weight * sums_of[c];
-                x += weight * values_of[c];
+        for (int item = 0; item < (QUADS + THREADS - 1) / THREADS; item++) {
+            const int quad = (item * THREADS + threadIdx.x) % QUADS, g = quad / (PADDED / 4);
+            const float *at = all + (u64)g * max_chunks * PITCH + quad % (PADDED / 4) * 4;
+            const int end = g < heads_here ? min(count, first + SEGMENT) : 0;
+#pragma unroll MERGED
+            for (int c = first + threadIdx.x / QUADS % PARTS; c < end; c += PARTS) {
+                const float4 of_chunk = __ldcg((const float4 *)(at + (u64)c * PITCH));
+                const float weight = weights[g * SEGMENT + c - first];
+                x[item].x += weight * of_chunk.x, x[item].y += weight * of_chunk.y;
+                x[item].z += weight * of_chunk.z, x[item].w += weight * of_chunk.w;
             }
         }
-        y[(u64)b * heads * head_dim + (first_head + g) * head_dim + d] =
-            from_f32<T>(sum > 0 ? x / sum : 0.0f);
+    }
+    if (PARTS > 1) {
+        quads[threadIdx.x] = x[0];
+        __syncthreads();
+        if (threadIdx.x >= QUADS)
+            return;
+#pragma unroll 4
+        for (int other = 1; other < PARTS; other++) {
+            const float4 more = quads[other * QUADS + threadIdx.x];
+            x[0].x += more.x, x[0].y += more.y, x[0].z += more.z, x[0].w += more.w;
+        }
+    }
+#pragma unroll
+    for (int item = 0; item < (QUADS + THREADS - 1) / THREADS; item++) {
+        const int quad = item * THREADS + threadIdx.x, g = quad / (PADDED / 4), first = quad % (PADDED / 4) * 4;
+        const float four[4] = {x[item].x, x[item].y, x[item].z, x[item].w};
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            if (quad < QUADS && g < heads_here && first + e < head_dim)
+                y[(u64)b * heads * head_dim + (first_head + g) * head_dim + first + e] = from_f32<T>(four[e]);
     }
 }
 
-#define DECODE(NAME, T, GROUP)                                                                                         \
-    extern "C" __global__ void BOUNDS                                                                                  \
+#define DECODE(NAME, T, GROUP, LANES)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                                                  \
         NAME(const T *q, int q_stride, const T *k_new, int k_stride, const T *v_new, int v_stride,                     \
-             T *keys, T *values, int heads, int kv_heads, int head_dim, int lanes, int capacity, const u32 *kv_start,  \
+             T *keys, T *values, int heads, int kv_heads, int head_dim, int capacity, const u32 *kv_start,             \
              float scale, int window, const float *slopes, const float *cosines, const float *sines, int table_rows,   \
              int rotary, const u32 *positions, int writes_cache, float *partials, int max_chunks, u32 *counters,       \
              T *y) {                                                                                                   \
-        decode<T, GROUP>(q, q_stride, k_new, k_stride, v_new, v_stride, keys, values, heads, kv_heads, head_dim,       \
-                         lanes, capacity, kv_start, scale, window, slopes, cosines, sines, table_rows, rotary,         \
-                         positions, writes_cache, partials, max_chunks, counters, y);                                  \
+        decode<T, GROUP, LANES>(q, q_stride, k_new, k_stride, v_new, v_stride, keys, values, heads, kv_heads,          \
+                                head_dim, capacity, kv_start, scale, window, slopes, cosines, sines, table_rows,       \
+                                rotary, positions, writes_cache, partials, max_chunks, counters, y);                   \
     }
-#define DECODE_GROUPS(NAME, T)                                                                                         \
-    DECODE(NAME##_1, T, 1)                                                                                             \
-    DECODE(NAME##_2, T, 2)                                                                                             \
-    DECODE(NAME##_4, T, 4)                                                                                             \
-    DECODE(NAME##_8, T, 8)
+// By the query heads that share keys, and the threads that share a key. More of both would not fit into registers.
+#define DECODE_LANES(NAME, T, GROUP)                                                                                   \
+    DECODE(NAME##_##GROUP##_8, T, GROUP, 8)                                                                            \
+    DECODE(NAME##_##GROUP##_16, T, GROUP, 16)
+#define DECODES(NAME, T)                                                                                               \
+    DECODE_LANES(NAME, T, 1)                                                                                           \
+    DECODE_LANES(NAME, T, 4)                                                                                           \
+    DECODE(NAME##_1_32, T, 1, 32)                                                                                      \
+    DECODE(NAME##_4_32, T, 4, 32)
 #if defined(ELEMENT_f32)
-DECODE_GROUPS(attention_decode_f32, float)
+DECODES(attention_decode_f32, float)
 #elif defined(ELEMENT_f16)
-DECODE_GROUPS(attention_decode_f16, f16)
+DECODES(attention_decode_f16, f16)
+DECODE_LANES(attention_decode_f16, f16, 8)
 #elif defined(ELEMENT_bf16)
-DECODE_GROUPS(attention_decode_bf16, bf16)
+DECODES(attention_decode_bf16, bf16)
+DECODE_LANES(attention_decode_bf16, bf16, 8)
 #endif

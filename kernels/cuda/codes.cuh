@@ -1,5 +1,5 @@
-// Weights of a few bits on their way to tensor cores, and a row of x to meet them. In front of the files that multiply them,
-// whose blocks have 256 threads.
+// Weights of a few bits on their way to tensor cores. In front of the files that multiply them, whose blocks have 256
+// threads.
 
 #define WARPS 8
 #define THREADS (WARPS * 32)
@@ -40,17 +40,6 @@ struct Weights {
     int n;
 };
 
-// A row of x, the norm in front, and how it is rounded.
-struct Row {
-    const void *data;
-    int type, k;
-    int norm_kind;
-    const float *gain, *shift;
-    float eps;
-    int rounding;
-    float given_scale;
-};
-
 // The shape of weights; `pitch` counts bytes of a row, `blocks` its scales, `block_steps` pieces of 32 elements of a scale.
 struct Shape {
     u64 pitch;
@@ -62,96 +51,6 @@ struct Shape {
 template <int PIECES, int LANES> __device__ __forceinline__ int place(int piece) {
     int step = piece / (LANES * PIECES), in_step = piece % (LANES * PIECES);
     return (step * LANES * PIECES + in_step % PIECES * LANES + in_step / PIECES) * 8;
-}
-
-// Pieces of x that a thread keeps between the passes of a norm.
-#define KEPT 2
-
-// A row of x, normalised and rounded, eight elements at a time into `put(first, elements)`; those from k up to `to`, a
-// multiple of 32, are zero. Returns what multiplies the sums.
-template <typename PUT> __device__ float stage_row(const Row &x, int to, float *scratch, PUT put) {
-    const bool is_aligned = ((u64)x.data & 15) == 0;
-    float mean = 0, inverse = 1, v[8];
-    if (x.norm_kind) {
-        float kept[KEPT][8];
-#pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            const int i = (threadIdx.x + j * THREADS) * 8;
-            load_eight(kept[j], x.data, x.type, i < x.k ? i : 0, max(x.k - i, 0), is_aligned);
-        }
-        auto squares = [&](float about) {
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++)
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    float centred = (threadIdx.x + j * THREADS) * 8 + e < x.k ? kept[j][e] - about : 0.0f;
-                    sum += centred * centred;
-                }
-            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
-                load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += i + e < x.k ? (v[e] - about) * (v[e] - about) : 0.0f;
-            }
-            return sum;
-        };
-        float variance;
-        if (x.norm_kind == 1) {
-            float sum = 0, count = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++) {
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += kept[j][e];
-                count += max(min(x.k - (int)(threadIdx.x + j * THREADS) * 8, 8), 0);
-            }
-            for (int i = (threadIdx.x + KEPT * THREADS) * 8; i < x.k; i += THREADS * 8) {
-                load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    sum += v[e];
-                count += min(x.k - i, 8);
-            }
-            float2 moments = block_moments(sum, count, squares, scratch);
-            mean = moments.x, variance = moments.y;
-        } else {
-            variance = block_sum(squares(0), scratch) / x.k;
-        }
-        inverse = 1.0f / sqrtf(variance + x.eps);
-    }
-    auto load = [&](int i) {
-        load_eight(v, x.data, x.type, i, x.k - i, is_aligned);
-        if (x.norm_kind) {
-            float gain[8], shift[8] = {};
-            load_eight(gain, x.gain, IS_F32, i, x.k - i, true);
-            if (x.shift)
-                load_eight(shift, x.shift, IS_F32, i, x.k - i, true);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                v[e] = (v[e] - mean) * inverse * gain[e] + shift[e];
-        }
-    };
-    float scale = 1;
-    if (x.rounding) {
-        float largest = 0;
-        for (int i = threadIdx.x * 8; x.given_scale <= 0 && i < x.k; i += THREADS * 8) {
-            load(i);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                largest = fmaxf(largest, fabsf(v[e]));
-        }
-        scale = scale_of_row(block_max(largest, scratch), x.rounding, x.given_scale);
-    }
-    for (int i = threadIdx.x * 8; i < to; i += THREADS * 8) {
-        load(i);
-        if (x.rounding)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                v[e] = round_input(v[e], 1.0f / scale, x.rounding);
-        put(i, v);
-    }
-    return scale;
 }
 
 __device__ __forceinline__ u32 select_bytes(u32 a, u32 b, u32 which) {

@@ -21,13 +21,6 @@ template <typename W> struct Lanes {
     static const int count = 16 / sizeof(W);
 };
 
-// Element i of x lies where the lanes of a warp, each reading 8 or 4 neighbours in 16-byte pieces, hit all banks.
-template <int COUNT> __device__ __forceinline__ int place(int i, int k) {
-    if (COUNT == 4)
-        return i;
-    return (i & 4 ? (k + 7) / 8 * 4 : 0) + i / 8 * 4 + (i & 3);
-}
-
 __device__ __forceinline__ float dot(uint4 w, const float *x, int piece, int, float) {
     float4 a = *(const float4 *)(x + piece * 4);
     return __uint_as_float(w.x) * a.x + __uint_as_float(w.y) * a.y + __uint_as_float(w.z) * a.z +
@@ -37,74 +30,6 @@ template <typename W> __device__ __forceinline__ float dot(uint4 w, const float 
     float4 a = *(const float4 *)(x + piece * 4), b = *(const float4 *)(x + (k + 7) / 8 * 4 + piece * 4);
     float2 w0 = pair_to_f32<W>(w.x), w1 = pair_to_f32<W>(w.y), w2 = pair_to_f32<W>(w.z), w3 = pair_to_f32<W>(w.w);
     return (w0.x * a.x + w0.y * a.y) + (w1.x * a.z + w1.y * a.w) + ((w2.x * b.x + w2.y * b.y) + (w3.x * b.z + w3.y * b.w));
-}
-
-// Elements of x that a thread keeps between the passes of a norm.
-#define KEPT 8
-
-// norm_kind: 0 none, 1 LayerNorm, 2 RMSNorm.
-template <int COUNT>
-__device__ void stage(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
-                      float *xs, float *scratch) {
-    const int THREADS = WARPS * 32;
-    float kept[KEPT];
-#pragma unroll
-    for (int j = 0; j < KEPT; j++) {
-        int i = threadIdx.x + j * THREADS;
-        kept[j] = i < k ? load_one(x, type, i) : 0.0f;
-    }
-    float mean = 0, inverse = 1;
-    if (norm_kind) {
-        auto squares = [&](float about) {
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++) {
-                float centred = threadIdx.x + j * THREADS < k ? kept[j] - about : 0.0f;
-                sum += centred * centred;
-            }
-            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-                float centred = load_one(x, type, i) - about;
-                sum += centred * centred;
-            }
-            return sum;
-        };
-        float variance;
-        if (norm_kind == 1) {
-            float sum = 0, count = 0;
-#pragma unroll
-            for (int j = 0; j < KEPT; j++) {
-                sum += kept[j];
-                count += threadIdx.x + j * THREADS < k;
-            }
-            for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-                sum += load_one(x, type, i);
-                count++;
-            }
-            float2 moments = block_moments(sum, count, squares, scratch);
-            mean = moments.x, variance = moments.y;
-        } else {
-            variance = block_sum(squares(0), scratch) / k;
-        }
-        inverse = 1.0f / sqrtf(variance + eps);
-    }
-#pragma unroll
-    for (int j = 0; j < KEPT; j++) {
-        int i = threadIdx.x + j * THREADS;
-        if (i < k) {
-            float value = kept[j];
-            if (norm_kind)
-                value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);
-            xs[place<COUNT>(i, k)] = value;
-        }
-    }
-#pragma unroll 4
-    for (int i = threadIdx.x + KEPT * THREADS; i < k; i += THREADS) {
-        float value = load_one(x, type, i);
-        if (norm_kind)
-            value = (value - mean) * inverse * gain[i] + (shift ? shift[i] : 0.0f);
-        xs[place<COUNT>(i, k)] = value;
-    }
-    __syncthreads();
 }
 
 // The row of a warp's unit.
@@ -129,14 +54,16 @@ template <typename W> __device__ __forceinline__ float bias_of(const Segments<W>
 }
 
 template <typename W>
-__device__ void gemv(const void *x, int type, int k, int norm_kind, const float *gain, const float *shift, float eps,
-                     Segments<W> s, int is_gate, int kind, const void *residual, int residual_type, int y_type) {
+__device__ void gemv(const Row &x, Segments<W> s, int is_gate, int kind, const void *residual, int residual_type, int y_type) {
     extern __shared__ __align__(16) float xs[];
-    __shared__ float scratch[96];
+    __shared__ float scratch[32];
     let_next_start();
     const int COUNT = Lanes<W>::count;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int rows = s.end[2], pieces = k / COUNT, step = gridDim.x * WARPS;
+    const int k = x.k, rows = s.end[2], pieces = k / COUNT, step = gridDim.x * WARPS;
+    // Where the lanes of a warp, each reading 8 neighbours in 16-byte pieces, hit all banks: the last four of every eight
+    // neighbours of x lie behind the first four of all.
+    const int half_row = (k + 7) / 8 * 4;
     // Neighbouring warps of different blocks take neighbouring rows: all multiprocessors finish together.
     int unit = warp * gridDim.x + blockIdx.x, half = 0, piece = lane;
     const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -145,18 +72,17 @@ __device__ void gemv(const void *x, int type, int k, int norm_kind, const float 
 #pragma unroll
     for (int i = 0; i < BATCH; i++)
         next[i] = unit < rows && piece + 32 * i < pieces ? load_stream(row + (piece + 32 * i) * COUNT) : zero;
-#if HAS_OVERLAP
-    if (norm_kind && threadIdx.x * 32 < k) {
-        prefetch_line(gain + threadIdx.x * 32);
-        if (shift)
-            prefetch_line(shift + threadIdx.x * 32);
-    }
-#endif
+    expect_row(x);
     // What is added to a row's sum is requested a row ahead, too.
     float bias = unit < rows ? bias_of(s, unit, is_gate, 0) : 0.0f, up_bias = unit < rows ? bias_of(s, unit, is_gate, 1) : 0.0f;
     wait_for_previous();
     float added = residual && unit < rows ? load_one(residual, residual_type, unit) : 0.0f;
-    stage<COUNT>(x, type, k, norm_kind, gain, shift, eps, xs, scratch);
+    stage_row<4>(x, half_row * 2, scratch, [&](int i, const float *v) {
+        const int low = COUNT == 4 ? i : i / 2, high = COUNT == 4 ? i + 4 : i / 2 + half_row;
+        *(float4 *)(xs + low) = make_float4(v[0], v[1], v[2], v[3]);
+        *(float4 *)(xs + high) = make_float4(v[4], v[5], v[6], v[7]);
+    });
+    __syncthreads();
     float sum = 0, gate_sum = 0;
     while (unit < rows) {
         uint4 now[BATCH];
@@ -214,11 +140,12 @@ __device__ void gemv(const void *x, int type, int k, int norm_kind, const float 
              const W *w0, const float *bias0, void *y0, int n0, const W *w1, const float *bias1, void *y1, int n1,     \
              const W *w2, const float *bias2, void *y2, int n2, int is_gate, int kind, const void *residual,           \
              int residual_type, int y_type) {                                                                          \
+        Row row = {x, type, k, norm_kind, gain, shift, eps, NOT_ROUNDED, 0};                                           \
         Segments<W> s = {{w0, w1, w2},                                                                                 \
                          {bias0, bias1, bias2},                                                                        \
                          {y0, y1, y2},                                                                                 \
                          {n0, is_gate ? n0 : n0 + n1, is_gate ? n0 : n0 + n1 + n2}};                                   \
-        gemv<W>(x, type, k, norm_kind, gain, shift, eps, s, is_gate, kind, residual, residual_type, y_type);           \
+        gemv<W>(row, s, is_gate, kind, residual, residual_type, y_type);                                               \
     }
 GEMV(gemv_f32, float)
 GEMV(gemv_f16, f16)

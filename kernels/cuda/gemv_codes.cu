@@ -1,4 +1,4 @@
-// y [n] = norm(x) [k] w [n, k]^T + bias for one row of x and weights of eight bits or nf4: decoding.
+// y [n] = norm(x) [k] w [n, k]^T + bias for one row of x and weights of eight bits or fewer: decoding.
 //
 // A warp owns two output rows, or one of either matrix of a gate, and reads them in 16-byte pieces, 512 bytes of a row at
 // once and the next steps requested already, across the end of the rows too: no warp ever waits for another.
@@ -8,12 +8,18 @@
 // of x that belong to them. The diagonal of the result is what is wanted, and the second eight rows are the second row of
 // weights. So codes become 16-bit floats as for products of many rows, and sums are as exact.
 
-#define DEPTH 4
-// Blocks that share a multiprocessor; the same number as on the host.
-#if defined(ELEMENT_nf4)
-#define RESIDENTS 2
+#if defined(ELEMENT_nvfp4)
+#define DEPTH 3
 #else
+#define DEPTH 4
+#endif
+// Blocks that share a multiprocessor; the same number as on the host.
+#if defined(ELEMENT_s8) || defined(ELEMENT_e4m3) || defined(ELEMENT_e5m2)
 #define RESIDENTS 3
+#define AT_ONCE 2
+#else
+#define AT_ONCE 4
+#define RESIDENTS 2
 #endif
 
 // Two rows that a warp multiplies: where they begin, what scales their blocks, and their numbers in their matrix.
@@ -43,36 +49,11 @@ __device__ __forceinline__ Rows rows_of(const Weights &w0, const Weights &w1, co
     return rows;
 }
 
-// What belongs to the row of results that a thread writes, if it writes one.
-struct Finish {
-    bool is_row;
-    int row;
-    void *y;
-    float row_scale, bias, up_scale, up_bias;
-};
-template <bool IS_GATE>
-__device__ __forceinline__ Finish finish_of(const Weights &w0, const Weights &w1, const Weights &w2, int unit, int n) {
-    const int lane = threadIdx.x % 32, whole = IS_GATE ? unit : 2 * unit + lane;
-    if (lane >= (IS_GATE ? 1 : 2) || whole >= n)
-        return {};
-    const int index = IS_GATE || whole < w0.n ? 0 : whole < w0.n + w1.n ? 1 : 2;
-    const int row = whole - (index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n);
-    const float *scales = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
-    const float *biases = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
-    return {true,
-            row,
-            index == 0 ? w0.y : index == 1 ? w1.y : w2.y,
-            scales[row],
-            biases ? biases[row] : 0.0f,
-            IS_GATE ? w1.row_scale[row] : 0.0f,
-            IS_GATE && w1.bias ? w1.bias[row] : 0.0f};
-}
-
 template <typename C, bool IS_GATE>
 __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const Weights &w1, const Weights &w2, int kind,
                      const void *residual, int residual_type, int y_type) {
     extern __shared__ __align__(128) u16 xs[];
-    __shared__ float scratch[96];
+    __shared__ float scratch[32];
     typedef typename C::Operand T;
     const int PIECES = C::elements / 8;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -109,13 +90,9 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
     for (int i = threadIdx.x; i < 256; i += THREADS)
         nf4_pairs[i] = pair_from_f32<f16>(NF4_VALUES[i & 15], NF4_VALUES[i >> 4]);
 #endif
-    if (x.norm_kind && threadIdx.x * 32 < x.k) {
-        prefetch_line(x.gain + threadIdx.x * 32);
-        if (x.shift)
-            prefetch_line(x.shift + threadIdx.x * 32);
-    }
+    expect_row(x);
     wait_for_previous();
-    const float scale = C::factor * stage_row(x, steps * 32 * C::elements, scratch, [&](int i, const float *v) {
+    const float scale = C::factor * stage_row<AT_ONCE>(x, steps * 32 * C::elements, scratch, [&](int i, const float *v) {
         *(uint4 *)(xs + place<PIECES, 32>(i / 8)) =
             make_uint4(pair_from_f32<T>(v[0], v[1]), pair_from_f32<T>(v[2], v[3]), pair_from_f32<T>(v[4], v[5]),
                        pair_from_f32<T>(v[6], v[7]));
@@ -147,10 +124,6 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
             request(d);
             if (++step < steps)
                 continue;
-            // Requested before the sums are added up, in time for what comes behind that.
-            const Finish finish = finish_of<IS_GATE>(w0, w1, w2, unit, n);
-            const float added =
-                residual && finish.is_row ? load_one(residual, residual_type, IS_GATE ? unit : 2 * unit + lane) : 0.0f;
             // The diagonal: of columns 2t and 2t + 1 the group's own.
             const bool is_mine = g / 2 == t;
             float mine[4];
@@ -161,11 +134,24 @@ __device__ void gemv(const Row &x, const Shape &shape, const Weights &w0, const 
             }
             float upper = warp_sum(g % 2 ? mine[1] : mine[0]) * scale;
             float lower = warp_sum(g % 2 ? mine[3] : mine[2]) * scale;
-            if (finish.is_row) {
-                float value = activation(kind, (lane ? lower : upper) * finish.row_scale + finish.bias);
+            int row = IS_GATE ? unit : 2 * unit + lane;
+            if (IS_GATE ? lane == 0 : lane < 2 && row < n) {
+                const int index = IS_GATE || row < w0.n ? 0 : row < w0.n + w1.n ? 1 : 2, whole = row;
+                row -= index == 0 ? 0 : index == 1 ? w0.n : w0.n + w1.n;
+                const float *row_scale = index == 0 ? w0.row_scale : index == 1 ? w1.row_scale : w2.row_scale;
+                const float *bias = index == 0 ? w0.bias : index == 1 ? w1.bias : w2.bias;
+                void *y = index == 0 ? w0.y : index == 1 ? w1.y : w2.y;
+                float value = lane ? lower : upper;
+                if (row_scale)
+                    value *= row_scale[row];
+                if (bias)
+                    value += bias[row];
+                value = activation(kind, value);
                 if (IS_GATE)
-                    value *= lower * finish.up_scale + finish.up_bias;
-                store_one(finish.y, y_type, finish.row, value + added);
+                    value *= lower * (w1.row_scale ? w1.row_scale[row] : 1.0f) + (w1.bias ? w1.bias[row] : 0.0f);
+                if (residual)
+                    value += load_one(residual, residual_type, whole);
+                store_one(y, y_type, row, value);
             }
             step = 0;
             unit += stride;
@@ -196,6 +182,12 @@ GEMVS(s8)
 GEMVS(e4m3)
 #elif defined(ELEMENT_e5m2)
 GEMVS(e5m2)
+#elif defined(ELEMENT_s4)
+GEMVS(s4)
 #elif defined(ELEMENT_nf4)
 GEMVS(nf4)
+#elif defined(ELEMENT_mxfp4)
+GEMVS(mxfp4)
+#elif defined(ELEMENT_nvfp4)
+GEMVS(nvfp4)
 #endif

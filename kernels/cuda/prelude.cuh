@@ -81,9 +81,9 @@ __device__ __forceinline__ uint4 load_stream(const void *address) {
     return v;
 }
 
-// Has a line of memory brought into the second-level cache.
-__device__ __forceinline__ void prefetch_line(const void *address) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+// Has 32 bytes of memory brought into the first-level cache.
+__device__ __forceinline__ void touch(const void *address) {
+    asm volatile("{\n.reg .b32 unused;\nld.global.ca.b32 unused, [%0];\n}" ::"l"(address));
 }
 
 __device__ __forceinline__ float warp_sum(float x) {
@@ -99,44 +99,24 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// The sum over a block, in every thread. `scratch` holds 32 floats; it may be used again after the next barrier.
+// The sum over a block of whole warps, in every thread. `scratch` holds 32 floats; it may be used again after the next
+// barrier.
 __device__ __forceinline__ float block_sum(float x, float *scratch) {
     x = warp_sum(x);
-    int warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
     __syncthreads();
     if (threadIdx.x % 32 == 0)
-        scratch[warp] = x;
+        scratch[threadIdx.x / 32] = x;
     __syncthreads();
-    float sum = 0;
-    for (int i = 0; i < warps; i++)
-        sum += scratch[i];
-    return sum;
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0f);
 }
-
-// Mean and variance of what the block's threads hold, with one barrier: each warp by itself, exactly, then the warps'
-// (Chan et al. 1979). `squares(mean)` sums the squares of the thread's distances from `mean`; `scratch` holds 96 floats that nobody uses.
-template <typename F> __device__ __forceinline__ float2 block_moments(float sum, float count, F squares, float *scratch) {
-    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    sum = warp_sum(sum);
-    count = warp_sum(count);
-    const float own = warp_sum(squares(count > 0 ? sum / count : 0.0f));
-    if (threadIdx.x % 32 == 0) {
-        scratch[3 * warp] = sum;
-        scratch[3 * warp + 1] = count;
-        scratch[3 * warp + 2] = own;
-    }
+// The largest of numbers that are not negative, likewise.
+__device__ __forceinline__ float block_max(float x, float *scratch) {
+    x = warp_max(x);
     __syncthreads();
-    float all = 0, total = 0, distance = 0;
-    for (int i = 0; i < warps; i++) {
-        all += scratch[3 * i];
-        total += scratch[3 * i + 1];
-    }
-    const float mean = all / total;
-    for (int i = 0; i < warps; i++) {
-        const float n = scratch[3 * i + 1], apart = n > 0 ? scratch[3 * i] / n - mean : 0.0f;
-        distance += scratch[3 * i + 2] + n * apart * apart;
-    }
-    return make_float2(mean, distance / total);
+    if (threadIdx.x % 32 == 0)
+        scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0f);
 }
 
 // The order of ActivationKind, behind 0 = none.
@@ -263,18 +243,4 @@ __device__ __forceinline__ float scale_of_row(float largest, int rounding, float
 __device__ __forceinline__ float round_input(float x, float inverse, int rounding) {
     x *= inverse;
     return rounding == TO_E4M3 ? round_to_e4m3(x) : fminf(fmaxf(rintf(x), -127.0f), 127.0f);
-}
-
-// The largest over a block, in every thread; `scratch` as above.
-__device__ __forceinline__ float block_max(float x, float *scratch) {
-    x = warp_max(x);
-    int warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        scratch[warp] = x;
-    __syncthreads();
-    float largest = scratch[0];
-    for (int i = 1; i < warps; i++)
-        largest = fmaxf(largest, scratch[i]);
-    return largest;
 }

@@ -10,6 +10,8 @@ use crate::format::Format;
 /// Keys of a chunk in `attention_decode.cu`.
 const CHUNK: usize = 32;
 const DECODE_THREADS: usize = 256;
+/// Chunks that are weighted at once when they are merged.
+const MERGED_CHUNKS: usize = 128;
 const LARGEST_HEAD: usize = 256;
 
 /// Rotary angles on the device.
@@ -131,7 +133,7 @@ impl DecodeScratch {
         head_dim: usize,
         capacity: usize,
     ) -> Result<Self> {
-        let partials = batch * heads * capacity.div_ceil(CHUNK) * (head_dim + 2);
+        let partials = batch * heads * capacity.div_ceil(CHUNK) * chunk_pitch(decode_lanes(head_dim));
         Ok(Self {
             partials: DeviceBuffer::zeros(context, partials)?,
             counters: DeviceBuffer::zeros(context, batch * heads)?,
@@ -300,7 +302,8 @@ impl CudaKernels {
         cache.check(OP)?;
         check::at_most(OP, "sequences", 65535, batch.max(heads))?;
         let max_chunks = capacity.div_ceil(CHUNK);
-        let partials = batch * heads * max_chunks * (head_dim + 2);
+        let lanes = decode_lanes(head_dim);
+        let partials = batch * heads * max_chunks * chunk_pitch(lanes);
         check::at_least(OP, "partial results", partials, scratch.partials.len())?;
         check::at_least(OP, "counters", batch * heads, scratch.counters.len())?;
         if let Some((k, v)) = &new {
@@ -316,10 +319,10 @@ impl CudaKernels {
             check::at_least(OP, "positions", batch, positions.len())?;
         }
         let in_group = heads / kv_heads;
-        let group = in_group.next_power_of_two().min(8);
+        let most = if format == Format::F32 || lanes > 16 { 4 } else { 8 };
+        let group = if in_group == 1 { 1 } else { in_group.next_power_of_two().clamp(4, most) };
         let parts = in_group.div_ceil(group);
-        let lanes = head_dim.div_ceil(8).next_power_of_two();
-        let name = format!("attention_decode_{format}_{group}");
+        let name = format!("attention_decode_{format}_{group}_{lanes}");
         let (k, v) = new.unwrap_or((q, q));
         let launch = Launch::new(&self.stream, self.function("attention_decode.cu", &name)?)
             .memory(q.data, q.offset * q.element_bytes())
@@ -333,7 +336,6 @@ impl CudaKernels {
             .int(heads)
             .int(kv_heads)
             .int(head_dim)
-            .int(lanes)
             .int(capacity)
             .buffer(kv_start, 0)
             .float(args.scale)
@@ -352,7 +354,9 @@ impl CudaKernels {
         // Enough blocks for four on each multiprocessor, whatever the cache can hold; more would find nothing to do.
         let wanted = (4 * self.context().multiprocessors()).div_ceil(kv_heads * parts * batch);
         let padded = lanes * 8;
-        let floats = group * padded + group * CHUNK + DECODE_THREADS / 32 * group * padded + 2 * padded;
+        let chunk = group * padded + group * CHUNK + DECODE_THREADS / 32 * group * padded + 2 * padded;
+        let merged = group * MERGED_CHUNKS + 4 * DECODE_THREADS;
+        let floats = chunk.max(merged);
         self.fits(OP, floats * size_of::<f32>())?;
         let grid = [kv_heads * parts, max_chunks.min(wanted), batch];
         // SAFETY: blocks take chunks of existing keys in turns, whatever their number; the kernel clamps lengths to the
@@ -365,6 +369,17 @@ impl CudaKernels {
         let limit = self.context().shared_memory_bytes() - 1024;
         check::at_most(op, "shared memory", limit, shared_bytes)
     }
+}
+
+/// Threads that share a key, eight dimensions each.
+fn decode_lanes(head_dim: usize) -> usize {
+    head_dim.div_ceil(8).next_power_of_two().max(8)
+}
+
+/// Numbers that a chunk of keys leaves for a head: a sum for each dimension, the largest score, the sum of the weights, and
+/// two that keep the next one's aligned.
+fn chunk_pitch(lanes: usize) -> usize {
+    lanes * 8 + 4
 }
 
 fn window_code(op: &'static str, window: Option<usize>) -> Result<usize> {

@@ -26,6 +26,11 @@ const OPTIONS: &[&str] = &["-std=c++17", "--ptxas-options=-v"];
 /// Decoding of weights, in front of the files that multiply them.
 const CODES: &str = include_str!("../../cuda/codes.cuh");
 
+/// A row of inputs, in front of the files that multiply just one.
+const ROW: &str = include_str!("../../cuda/row.cuh");
+
+const CODES_AND_ROW: &str = concat!(include_str!("../../cuda/codes.cuh"), include_str!("../../cuda/row.cuh"));
+
 macro_rules! source {
     ($file:literal) => {
         source!($file, None)
@@ -60,7 +65,7 @@ pub static SOURCES: &[Source] = &[
     source!("rows.cu"),
     source!("norm.cu"),
     source!("rope.cu"),
-    source!("gemv.cu"),
+    source!("gemv.cu", None, None, ROW),
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
     source!("quantise.cu"),
@@ -68,13 +73,13 @@ pub static SOURCES: &[Source] = &[
     source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a")),
     source!("gemm_hopper.cu", Some("s8"), Some("sm_90a")),
     source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a")),
-    source!("gemv_codes.cu", Some("s8"), None, CODES),
-    source!("gemv_codes.cu", Some("e4m3"), None, CODES),
-    source!("gemv_codes.cu", Some("e5m2"), None, CODES),
-    source!("gemv_codes.cu", Some("nf4"), None, CODES),
-    source!("gemv_nibbles.cu", Some("s4"), None, CODES),
-    source!("gemv_nibbles.cu", Some("mxfp4"), None, CODES),
-    source!("gemv_nibbles.cu", Some("nvfp4"), None, CODES),
+    source!("gemv_codes.cu", Some("s8"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("e4m3"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("e5m2"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("nf4"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("s4"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("mxfp4"), None, CODES_AND_ROW),
+    source!("gemv_codes.cu", Some("nvfp4"), None, CODES_AND_ROW),
     source!("gemm_stream.cu", Some("f16"), None, CODES),
     source!("gemm_stream.cu", Some("bf16"), None, CODES),
     source!("gemm_stream.cu", Some("s8"), None, CODES),

@@ -1,5 +1,4 @@
-//! Products of one row. The kernels are in `gemv.cu` for floats, in `gemv_nibbles.cu` for 4-bit weights on a grid of
-//! integers and in `gemv_codes.cu` for everything else.
+//! Products of one row. The kernels are in `gemv.cu` for floats and in `gemv_codes.cu` for everything else.
 
 use super::operand::rounding_code;
 use super::stream::code_name;
@@ -22,13 +21,11 @@ impl CudaKernels {
         let shared_bytes = staged_bytes(w);
         self.fits(OP, shared_bytes)?;
         let is_float = w.format.is_float();
-        let suffix = if gate.is_some() { "_gate" } else { "" };
-        let (file, name) = match w.format {
-            Format::F32 | Format::F16 | Format::Bf16 => ("gemv.cu", format!("gemv_{}", w.format)),
-            Format::Int4 | Format::Mxfp4 | Format::Nvfp4 => {
-                ("gemv_nibbles.cu", format!("gemv_nibbles_{}{suffix}", code_name(w.format)))
-            }
-            _ => ("gemv_codes.cu", format!("gemv_codes_{}{suffix}", code_name(w.format))),
+        let (file, name) = if is_float {
+            ("gemv.cu", format!("gemv_{}", w.format))
+        } else {
+            let suffix = if gate.is_some() { "_gate" } else { "" };
+            ("gemv_codes.cu", format!("gemv_codes_{}{suffix}", code_name(w.format)))
         };
         let mut launch = Launch::new(&self.stream, self.function(file, &name)?)
             .memory(x.data, x.offset * x.element_bytes())
@@ -69,19 +66,14 @@ impl CudaKernels {
         let launch = launch.int(float_code(first.y.format));
         let rows: usize = if gate.is_some() { w.n } else { parts.iter().map(|part| part.w.n).sum() };
         let multiprocessors = self.context().multiprocessors();
-        let matrices_at_once = if gate.is_some() { 2 } else { 1 };
-        let (threads, blocks) = match w.format {
+        let (threads, blocks) = if is_float {
             // Two blocks of 16 warps fill a multiprocessor; a warp takes a row at a time.
-            Format::F32 | Format::F16 | Format::Bf16 => (512, (2 * multiprocessors).min(rows.div_ceil(16))),
-            // Two blocks of 8 warps; a block takes 16 rows at a time, or 8 of either matrix.
-            Format::Int4 | Format::Mxfp4 | Format::Nvfp4 => {
-                (256, (2 * multiprocessors).min(rows.div_ceil(16 / matrices_at_once)))
-            }
-            // Three blocks of 8 warps or, for nf4, two; a warp takes two rows at a time, or one of either matrix.
-            format => {
-                let residents = if format == Format::Nf4 { 2 } else { 3 };
-                (256, (residents * multiprocessors).min(rows.div_ceil(16 / matrices_at_once)))
-            }
+            (512, (2 * multiprocessors).min(rows.div_ceil(16)))
+        } else {
+            // Of blocks of 8 warps three or, for 4-bit codes, two; a warp takes two rows at a time, or one of either matrix.
+            let residents = if w.block_scales.is_some() { 2 } else { 3 };
+            let units = if gate.is_some() { rows } else { rows.div_ceil(2) };
+            (256, (residents * multiprocessors).min(units.div_ceil(8)))
         };
         // SAFETY: warps take existing rows in turns; `linear` checked the shapes and the shared memory holds `x`.
         Ok(unsafe { launch.submit([blocks, 1, 1], threads, shared_bytes, true) }?)
@@ -97,12 +89,10 @@ impl Launch<'_> {
     }
 }
 
-/// Shared memory for a row: in f32, in bytes with 16 more for each block of 32 elements, or in halves up to a multiple of
-/// what a warp multiplies at once.
+/// Shared memory for a row: in f32, or in halves up to a multiple of what a warp multiplies at once.
 fn staged_bytes(w: &DeviceMatrix) -> usize {
     match w.format {
         Format::F32 | Format::F16 | Format::Bf16 => w.k.next_multiple_of(8) * size_of::<f32>(),
-        Format::Int4 | Format::Mxfp4 | Format::Nvfp4 => w.pitch / 64 * (2 * 128 + 4 * 16),
         _ => w.pitch.next_multiple_of(512) * 8 / w.format.spec().code_bits * 2,
     }
 }
