@@ -7,6 +7,10 @@
 // whatever the element: so f16, bf16, int8 and fp8 share everything here but the instruction. Blocks in pairs hold
 // neighbouring rows and share the weights: each fetches half of them for both.
 //
+// Where tiles are fewer than multiprocessors, a cluster of up to eight blocks takes one tile, each block a stretch of k.
+// Each leaves its sums in its own shared memory, and every warp of the cluster finishes a part of the tile with the sums
+// of all blocks, added in the blocks' order.
+//
 // x and w may have any number of rows and columns: TMA fills with zeros what does not exist.
 
 #define STEP_BYTES 128
@@ -28,6 +32,9 @@ struct Maps {
 struct s8 {};
 struct e4m3 {};
 
+#define REGISTERS_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define REGISTERS_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -44,6 +51,7 @@ struct e4m3 {};
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FOUR(C, D, I) C(D[I]), C(D[I + 1]), C(D[I + 2]), C(D[I + 3])
 #define SIXTEEN(C, D, I) FOUR(C, D, I), FOUR(C, D, I + 4), FOUR(C, D, I + 8), FOUR(C, D, I + 12)
+#define OPERANDS_32(C, D) SIXTEEN(C, D, 0), SIXTEEN(C, D, 16)
 #define OPERANDS_64(C, D) SIXTEEN(C, D, 0), SIXTEEN(C, D, 16), SIXTEEN(C, D, 32), SIXTEEN(C, D, 48)
 #define OPERANDS_128(C, D)                                                                                             \
     OPERANDS_64(C, D), SIXTEEN(C, D, 64), SIXTEEN(C, D, 80), SIXTEEN(C, D, 96), SIXTEEN(C, D, 112)
@@ -57,17 +65,18 @@ struct e4m3 {};
                      : OPERANDS_##COUNT(C, d)                                                                          \
                      : "l"(a), "l"(b), "r"(accumulates));                                                              \
     }
-#define MULTIPLY_BOTH(T, SUM, C, TYPES, TAIL)                                                                          \
+#define MULTIPLY_ALL(T, SUM, C, TYPES, TAIL)                                                                           \
+    MULTIPLY(T, SUM, C, "64", 32, TYPES, "%32", "%33", "%34", TAIL)                                                    \
     MULTIPLY(T, SUM, C, "128", 64, TYPES, "%64", "%65", "%66", TAIL)                                                   \
     MULTIPLY(T, SUM, C, "256", 128, TYPES, "%128", "%129", "%130", TAIL)
 #if defined(ELEMENT_f16)
-MULTIPLY_BOTH(f16, float, "+f", "k16.f32.f16.f16", ", 1, 1, 0, 0")
+MULTIPLY_ALL(f16, float, "+f", "k16.f32.f16.f16", ", 1, 1, 0, 0")
 #elif defined(ELEMENT_bf16)
-MULTIPLY_BOTH(bf16, float, "+f", "k16.f32.bf16.bf16", ", 1, 1, 0, 0")
+MULTIPLY_ALL(bf16, float, "+f", "k16.f32.bf16.bf16", ", 1, 1, 0, 0")
 #elif defined(ELEMENT_s8)
-MULTIPLY_BOTH(s8, int, "+r", "k32.s32.s8.s8", "")
+MULTIPLY_ALL(s8, int, "+r", "k32.s32.s8.s8", "")
 #elif defined(ELEMENT_e4m3)
-MULTIPLY_BOTH(e4m3, float, "+f", "k32.f32.e4m3.e4m3", ", 1, 1")
+MULTIPLY_ALL(e4m3, float, "+f", "k32.f32.e4m3.e4m3", ", 1, 1")
 #endif
 
 template <typename T> struct Element {
@@ -103,13 +112,22 @@ __device__ __forceinline__ void wait_barrier(u32 barrier, int parity) {
 __device__ __forceinline__ void expect_bytes(u32 barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// Arrives at the barrier that lies at the same place in another block of the cluster.
-__device__ __forceinline__ void arrive(u32 barrier, int block) {
-    // Without a scope: a release to the whole cluster would wait for every store before it, and nothing is handed over.
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
-                 "r"(block)
-                 : "memory");
+// A warp arrives at its block's barrier, or at those that lie at the same place in both blocks of a pair.
+template <int BLOCKS> __device__ __forceinline__ void arrive(u32 barrier, int lane) {
+    if (BLOCKS == 1) {
+        if (lane == 0)
+            asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+    } else if (lane < BLOCKS) {
+        // Without a scope: a release to the whole cluster would wait for every store before it, and nothing is handed over.
+        asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+                     "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+                     "r"(lane)
+                     : "memory");
+    }
+}
+// Asks for a map itself, which the copy engine needs before it can ask for anything that the map describes.
+__device__ __forceinline__ void prefetch_map(const TensorMap *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 __device__ __forceinline__ void fetch(u32 to, const TensorMap *map, int element, int row, u32 barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
@@ -140,6 +158,19 @@ __device__ __forceinline__ void show_copy_engine() { asm volatile("fence.proxy.a
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// Until no block of the cluster needs the memory of another any more. Nothing is handed over: a release would wait for
+// every store before it.
+__device__ __forceinline__ void leave_cluster() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+// 16 bytes of the shared memory of a block of the cluster, at `address` there.
+__device__ __forceinline__ void load_from_block(u32 *raw, u32 address, int block) {
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %4, %5;\n"
+                 "ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [there];\n}"
+                 : "=r"(raw[0]), "=r"(raw[1]), "=r"(raw[2]), "=r"(raw[3])
+                 : "r"(address), "r"(block)
+                 : "memory");
+}
 
 // Rows of 128 bytes, swizzled, eight of them 1024 bytes further.
 __device__ __forceinline__ u64 describe(u32 tile) {
@@ -159,10 +190,8 @@ struct Task {
     int has_y_maps;
     const void *residual;
     int residual_type, residual_stride;
-    // Blocks that share a tile, each a stretch of k; their sums, and how many of them are done.
+    // Blocks that share a tile, each a stretch of k: a cluster.
     int splits;
-    void *partials;
-    u32 *counters;
     // Whether nothing in front writes the weights.
     int has_constant_weights;
     // Rows of x that are fetched at once; what lies behind them in shared memory reaches only results that are dropped.
@@ -183,11 +212,20 @@ __device__ __forceinline__ Place place(const Task &task, int tile, int rank) {
     const int rows = (task.m + ROWS * BLOCKS - 1) / (ROWS * BLOCKS), band_size = BAND / BLOCKS;
     const int first = (task.n[0] + COLS - 1) / COLS, second = (task.n[1] + COLS - 1) / COLS;
     const int all = first + second + (task.n[2] + COLS - 1) / COLS;
-    int band = tile / (band_size * all), in_band = tile % (band_size * all);
-    int band_rows = min(band_size, rows - band * band_size), at = in_band / band_rows;
+    // Few rows need few divisions: the first operands wait for them.
+    int band = 0, row = 0, at = tile;
+    if (rows > band_size) {
+        band = tile / (band_size * all);
+        at = tile % (band_size * all);
+    }
+    if (rows > 1) {
+        const int band_rows = min(band_size, rows - band * band_size);
+        row = at % band_rows;
+        at /= band_rows;
+    }
     int matrix = at < first ? 0 : at < first + second ? 1 : 2;
     at -= matrix == 0 ? 0 : matrix == 1 ? first : first + second;
-    return {((band * band_size + in_band % band_rows) * BLOCKS + rank) * ROWS, matrix, at * COLS};
+    return {((band * band_size + row) * BLOCKS + rank) * ROWS, matrix, at * COLS};
 }
 template <int ROWS, int COLS, int BLOCKS> __device__ __forceinline__ int tiles_of(const Task &task) {
     return (task.m + ROWS * BLOCKS - 1) / (ROWS * BLOCKS) *
@@ -248,6 +286,32 @@ struct Residual {
                 }
             }
     }
+    // The same without a branch between the requests, for who has registers left. What does not exist is some other: it ends
+    // in results that are dropped.
+    template <typename F> __device__ __forceinline__ void each(const Task &task, int row, int col, int n, F load) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const u64 start = (u64)min(row + 8 * h, task.m - 1) * task.residual_stride;
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                raw[h][j] = load(start + min(col + 8 * j, n - 1), start + min(col + 8 * j + 1, n - 1));
+        }
+    }
+    __device__ __forceinline__ void load_at_once(const Task &task, int row, int col, int n) {
+        const u32 *words = (const u32 *)task.residual;
+        const u16 *halves = (const u16 *)task.residual;
+        const bool is_f32 = task.residual_type == IS_F32;
+        const bool is_paired =
+            n % 2 == 0 && task.residual_stride % 2 == 0 && ((u64)task.residual & (is_f32 ? 7 : 3)) == 0;
+        if (is_paired && is_f32)
+            each(task, row, col, n, [&](u64 at, u64) { return ((const uint2 *)words)[at / 2]; });
+        else if (is_paired)
+            each(task, row, col, n, [&](u64 at, u64) { return make_uint2(((const u32 *)halves)[at / 2], 0); });
+        else if (is_f32)
+            each(task, row, col, n, [&](u64 at, u64 next) { return make_uint2(words[at], words[next]); });
+        else
+            each(task, row, col, n, [&](u64 at, u64 next) { return make_uint2(halves[at] | (u32)halves[next] << 16, 0); });
+    }
     __device__ __forceinline__ float2 pair(int type, int h, int j) const {
         const uint2 word = raw[h][j];
         return type == IS_F32 ? make_float2(__uint_as_float(word.x), __uint_as_float(word.y))
@@ -280,19 +344,31 @@ __device__ __forceinline__ void take(float (&v)[2][8], const typename Element<T>
             }
 }
 
-// Two neighbours of a row of results that TMA does not write.
-__device__ __forceinline__ void store_pair(void *y, int type, u64 row, int n, int col, float low, float high) {
-    const u64 at = row * n + col;
-    const bool is_paired = n % 2 == 0 && ((u64)y & (type == IS_F32 ? 7 : 3)) == 0;
-    if (is_paired && type == IS_F32) {
-        *(float2 *)((float *)y + at) = make_float2(low, high);
-    } else if (is_paired) {
-        *(u32 *)((u16 *)y + at) = pack_pair(type, low, high);
-    } else {
-        store_one(y, type, at, low);
-        if (col + 1 < n)
-            store_one(y, type, at + 1, high);
-    }
+// Results that TMA does not write: of rows `row` and `row + 8`, columns col + 8 j and the next.
+template <typename F>
+__device__ __forceinline__ void each_pair(const Task &task, int row, int n, int col, const float (&v)[2][8], F store) {
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (row + 8 * h < task.m && col + 8 * j < n)
+                store((u64)(row + 8 * h) * n + col + 8 * j, v[h][2 * j], v[h][2 * j + 1], col + 8 * j + 1 < n);
+}
+__device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, int n, int col, const float (&v)[2][8]) {
+    const bool is_f32 = task.y_type == IS_F32;
+    const bool is_paired = n % 2 == 0 && ((u64)y & (is_f32 ? 7 : 3)) == 0;
+    if (is_paired && is_f32)
+        each_pair(task, row, n, col, v,
+                  [&](u64 at, float low, float high, bool) { ((float2 *)y)[at / 2] = make_float2(low, high); });
+    else if (is_paired)
+        each_pair(task, row, n, col, v,
+                  [&](u64 at, float low, float high, bool) { ((u32 *)y)[at / 2] = pack_pair(task.y_type, low, high); });
+    else
+        each_pair(task, row, n, col, v, [&](u64 at, float low, float high, bool is_next) {
+            store_one(y, task.y_type, at, low);
+            if (is_next)
+                store_one(y, task.y_type, at + 1, high);
+        });
 }
 
 // A warp's 16 rows of a tile, from sums to results. 16-bit results go through the warp's two boxes in shared memory, `box`
@@ -337,12 +413,7 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
                 }
         }
         if (!task.has_y_maps) {
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    if (row + 8 * h < task.m && col + 8 * j < n)
-                        store_pair(y, task.y_type, row + 8 * h, n, col + 8 * j, v[h][2 * j], v[h][2 * j + 1]);
+            store_pairs(y, task, row, n, col, v);
             continue;
         }
         if (piece % 2 == 0) {
@@ -368,58 +439,164 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
     }
 }
 
-// Leaves a warp's sums behind. The last warp of those that share a tile gets all sums, added in order, and goes on.
+// Most blocks of a cluster that any device takes.
+#define MOST_SPLITS 8
+// Bytes between the sums of neighbouring threads' next columns: 16 of each thread of a warp.
+#define ROUND_BYTES (32 * 16)
+// Sums of 16 rows by 32 columns.
+#define SHARE_BYTES (4 * ROUND_BYTES)
+
+// Leaves the sums of a warp where other blocks look for them: `stride` bytes between those of 32 columns and the next.
 template <int COUNT, typename SUM>
-__device__ __forceinline__ bool add_up(const Task &task, int tile, int split, int warp, SUM (&d)[COUNT]) {
+__device__ __forceinline__ void leave_sums(u8 *to, int stride, const SUM (&d)[COUNT]) {
     struct __align__(16) Four {
         SUM v[4];
     };
-    const int lane = threadIdx.x % 32;
-    const u64 stretch = COUNT / 4 * 32;
-    Four *all = (Four *)task.partials + ((u64)tile * 8 + warp) * task.splits * stretch + lane;
 #pragma unroll
     for (int i = 0; i < COUNT / 4; i++)
-        all[split * stretch + i * 32] = Four{{d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]}};
-    __threadfence();
-    __syncwarp();
-    u32 done = 0;
-    if (lane == 0) {
-        done = atomicAdd(task.counters + tile * 8 + warp, 1) + 1;
-        if (done == task.splits)
-            task.counters[tile * 8 + warp] = 0;
+        *(Four *)(to + i / 4 * stride + i % 4 * ROUND_BYTES) = Four{{d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]}};
+}
+__device__ __forceinline__ float sum_of(u32 bits, float) { return __uint_as_float(bits); }
+__device__ __forceinline__ int sum_of(u32 bits, int) { return (int)bits; }
+// The sums of all blocks, in their order, of those that every block has at `address`.
+template <typename SUM> __device__ __forceinline__ void add_sums(SUM (&sums)[16], u32 address, int splits) {
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        sums[i] = 0;
+    // Several blocks are asked at once: answers take long.
+    const int AT_ONCE = 4;
+#pragma unroll
+    for (int first = 0; first < MOST_SPLITS; first += AT_ONCE) {
+        u32 raw[AT_ONCE][16];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (first + i < splits)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    load_from_block(raw[i] + 4 * j, address + j * ROUND_BYTES, first + i);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (first + i < splits)
+#pragma unroll
+                for (int e = 0; e < 16; e++)
+                    sums[e] += sum_of(raw[i][e], SUM());
     }
-    if (__shfl_sync(0xffffffffu, done, 0) != task.splits)
-        return false;
-    __threadfence();
-#pragma unroll
-    for (int i = 0; i < COUNT; i++)
-        d[i] = 0;
-    for (int other = 0; other < task.splits; other++)
-#pragma unroll
-        for (int i = 0; i < COUNT / 4; i++) {
-            int4 raw = __ldcg((const int4 *)(all + other * stretch + i * 32));
-            const Four four = *(const Four *)&raw;
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                d[4 * i + e] += four.v[e];
-        }
-    return true;
 }
 
-template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE>
+// What a warp finishes at once of a tile that blocks share: 16 rows of 32 columns, for a gate of both matrices.
+template <typename T, bool IS_GATE> struct Share {
+    static const int HALVES = IS_GATE ? 2 : 1;
+    int row, col, n;
+    float2 bias[HALVES][4], scale[HALVES][4];
+    float of_row[2];
+    Residual residual;
+
+    // Requests everything but the sums.
+    __device__ __forceinline__ void load(const Task &task, const Place &place, int row_group, int piece) {
+        row = place.row + row_group * 16 + threadIdx.x % 32 / 4;
+        col = place.col + piece * PIECE + threadIdx.x % 4 * 2;
+        n = select(task.n, place.matrix);
+#pragma unroll
+        for (int half = 0; half < HALVES; half++) {
+            const float *biases = IS_GATE ? task.bias[half] : select(task.bias, place.matrix);
+            const float *scales = IS_GATE ? task.column_scale[half] : select(task.column_scale, place.matrix);
+            // Those of columns that do not exist end in results that are dropped.
+            int low[4], high[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                low[j] = min(col + 8 * j, n - 1);
+                high[j] = min(col + 8 * j + 1, n - 1);
+                bias[half][j] = make_float2(0, 0);
+            }
+            if (biases)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    bias[half][j] = make_float2(biases[low[j]], biases[high[j]]);
+            if (Element<T>::has_scales)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    scale[half][j] = make_float2(scales[low[j]], scales[high[j]]);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            of_row[h] = Element<T>::has_scales ? task.row_scale[min(row + 8 * h, task.m - 1)] : 1.0f;
+        if (!IS_GATE && task.residual)
+            residual.load_at_once(task, row, col, n);
+    }
+
+    // Values of the sums that every block has at `address`.
+    __device__ __forceinline__ void take(float (&v)[2][8], const Task &task, u32 address, int half) const {
+        typename Element<T>::Sum sums[16];
+        add_sums(sums, address, task.splits);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float low = widen(sums[4 * j + 2 * h]), high = widen(sums[4 * j + 2 * h + 1]);
+                if (Element<T>::has_scales)
+                    low *= of_row[h] * scale[half][j].x, high *= of_row[h] * scale[half][j].y;
+                v[h][2 * j] = low + bias[half][j].x;
+                v[h][2 * j + 1] = high + bias[half][j].y;
+            }
+    }
+
+    // From sums to results; `joined`: where those of the second matrix of a gate are.
+    __device__ __forceinline__ void finish(const Task &task, void *y, u32 address, u32 joined) const {
+        float v[2][8];
+        take(v, task, address, 0);
+        // One row after the other, so that each function is expanded once.
+#pragma unroll 1
+        for (int h = 0; h < 2; h++) {
+            activate_eight(task.kind, v[0]);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float other = v[1][i];
+                v[1][i] = v[0][i];
+                v[0][i] = other;
+            }
+        }
+        if (IS_GATE) {
+            float u[2][8];
+            take(u, task, joined, HALVES - 1);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[0][i] *= u[0][i], v[1][i] *= u[1][i];
+        }
+        if (!IS_GATE && task.residual)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const float2 pair = residual.pair(task.residual_type, h, j);
+                    v[h][2 * j] += pair.x;
+                    v[h][2 * j + 1] += pair.y;
+                }
+        store_pairs(y, task, row, n, col, v);
+    }
+};
+
+template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT>
 __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
     const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
     const int A_BYTES = ROWS * STEP_BYTES, B_BYTES = N * STEP_BYTES, STAGE = A_BYTES + B_BYTES;
     // Low tiles leave room for another block: the next kernel's, which fills its stages meanwhile.
-    const int STAGES = GROUPS == 1 ? 4 : 4 * (128 + 256) / (128 + N);
+    const int STAGES = GROUPS == 2 ? 4 * (128 + 256) / (128 + N) : N == 64 ? 6 : 4;
     const int STEP = STEP_BYTES / Element<T>::bytes;
     const int BOXES = STAGES * STAGE, BARRIERS = BOXES + GROUPS * 4 * 2 * BOX_BYTES;
     const u32 tiles = shared_address(shared), full = tiles + BARRIERS, empty = full + STAGES * 8;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     int rank = 0;
-    if (BLOCKS == 2)
+    if (BLOCKS == 2 || IS_SPLIT)
         asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    if (threadIdx.x / 32 == 1) {
+        if (lane < 3 && (select(task.n, lane) > 0 || IS_GATE && lane == 1))
+            prefetch_map(w + lane);
+        else if (lane == 3)
+            prefetch_map(x);
+        else if (!IS_SPLIT && task.has_y_maps && lane > 3 && lane < 7 && select(task.n, lane - 4) > 0)
+            prefetch_map(y + lane - 4);
+    }
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
             start_barrier(full + 8 * s, 1);
@@ -431,9 +608,16 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
     __syncthreads();
     if (BLOCKS == 2)
         meet_cluster();
-    // Only narrow tiles are ever too few.
-    const int splits = BLOCKS == 1 ? task.splits : 1;
-    const int count = tiles_of<ROWS, COLS, BLOCKS>(task) * splits, step = gridDim.x / BLOCKS;
+    const int count = tiles_of<ROWS, COLS, BLOCKS>(task);
+    int start = blockIdx.x / BLOCKS, stride = gridDim.x / BLOCKS, first = 0, end = task.steps;
+    // A cluster that shares a tile has no other one.
+    if (IS_SPLIT) {
+        asm("mov.u32 %0, %%clusterid.x;" : "=r"(start));
+        stride = count;
+        first = task.steps * rank / task.splits;
+        end = task.steps * (rank + 1) / task.splits;
+    }
+    const int pair_rank = BLOCKS == 2 ? rank : 0;
     int s = 0, parity = 0;
     if (group == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
@@ -447,17 +631,15 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                     u32 to = b + half * (B_BYTES / 2);
                     if (BLOCKS == 1)
                         fetch(to, map, i * STEP, row, barrier);
-                    else if (half == rank)
+                    else if (half == pair_rank)
                         fetch_for_both(to, map, i * STEP, row, barrier);
                 }
             };
             // Stages that are filled with weights already, and want x.
             int early = 0;
-            for (int item = blockIdx.x / BLOCKS; item < count; item += step) {
-                const int split = item % splits;
-                const int first = task.steps * split / splits, end = task.steps * (split + 1) / splits;
-                Place at = place<ROWS, COLS, BLOCKS>(task, item / splits, rank);
-                if (item == blockIdx.x / BLOCKS) {
+            for (int tile = start; tile < count; tile += stride) {
+                Place at = place<ROWS, COLS, BLOCKS>(task, tile, pair_rank);
+                if (tile == start) {
                     if (task.has_constant_weights)
                         for (early = min(STAGES, end - first); s < early; s++)
                             fetch_weights(at, first + s);
@@ -479,6 +661,11 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                 }
             }
         }
+        if (IS_SPLIT) {
+            __syncwarp();
+            meet_cluster();
+            leave_cluster();
+        }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(GROUPS == 2 ? 232 : 208));
         wait_for_previous();
@@ -486,17 +673,22 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
         Sum d[N / 2];
         u8 *boxes = shared + BOXES + ((group - 1) * 4 + warp) * 2 * BOX_BYTES;
         int box = 0;
-        for (int item = blockIdx.x / BLOCKS; item < count; item += step) {
-            const int split = item % splits;
-            Place at = place<ROWS, COLS, BLOCKS>(task, item / splits, rank);
-            const int first = task.steps * split / splits, end = task.steps * (split + 1) / splits;
+        for (int tile = start; tile < count; tile += stride) {
+            Place at = place<ROWS, COLS, BLOCKS>(task, tile, pair_rank);
             // Rows that do not exist need no products, only their operands have to be let go.
             const bool has_rows = at.row + (group - 1) * 64 < task.m;
             const int first_row = at.row + (group - 1) * 64 + warp * 16;
             // Requested before the products, in time for what comes behind them.
             Columns<N / 64> scale, bias;
             float of_row[2] = {1, 1};
-            {
+            Share<T, IS_GATE> share;
+            const int row_groups = min(4 * GROUPS, (task.m - at.row + 15) / 16);
+            const int pieces = min(COLS, select(task.n, at.matrix) - at.col + PIECE - 1) / PIECE;
+            int unit = rank + task.splits * ((group - 1) * 4 + warp);
+            if (IS_SPLIT) {
+                if (unit < pieces * row_groups)
+                    share.load(task, at, unit % row_groups, unit / row_groups);
+            } else {
                 const int matrix = IS_GATE ? 0 : at.matrix, n = select(task.n, at.matrix);
                 bias.template load<IS_GATE>(select(task.bias, matrix), task.bias[1], at.col, n, 0);
                 if (Element<T>::has_scales) {
@@ -521,8 +713,8 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                     // The step before is done when only this one is left: its operands may be overwritten.
                     asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
                 }
-                if (i > first && lane < BLOCKS)
-                    arrive(empty + 8 * last, BLOCKS == 1 ? 0 : lane);
+                if (i > first)
+                    arrive<BLOCKS>(empty + 8 * last, lane);
                 last = s;
                 if (++s == STAGES) {
                     s = 0;
@@ -530,11 +722,26 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                 }
             }
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-            if (lane < BLOCKS)
-                arrive(empty + 8 * last, BLOCKS == 1 ? 0 : lane);
+            if (IS_SPLIT) {
+                const int WARPS = 4 * GROUPS;
+                // Every step of the tile was waited for, so nothing will arrive in the stages any more; behind the barrier
+                // nobody multiplies what is there.
+                asm volatile("bar.sync 1, %0;" ::"n"(128 * GROUPS) : "memory");
+                if (first_row < task.m)
+                    leave_sums(shared + ((group - 1) * 4 + warp) * SHARE_BYTES + lane * 16, WARPS * SHARE_BYTES, d);
+                meet_cluster();
+                for (bool is_loaded = true; unit < pieces * row_groups; unit += task.splits * WARPS, is_loaded = false) {
+                    const int row_group = unit % row_groups, piece = unit / row_groups;
+                    if (!is_loaded)
+                        share.load(task, at, row_group, piece);
+                    const u32 address = tiles + (piece * WARPS + row_group) * SHARE_BYTES + lane * 16;
+                    share.finish(task, select(task.y, at.matrix), address, address + COLS / PIECE * WARPS * SHARE_BYTES);
+                }
+                leave_cluster();
+                break;
+            }
+            arrive<BLOCKS>(empty + 8 * last, lane);
             if (first_row >= task.m)
-                continue;
-            if (splits > 1 && !add_up(task, item / splits, split, (group - 1) * 4 + warp, d))
                 continue;
             finish<T, N / 2, IS_GATE>(task, y, at, boxes, box, d, scale, bias, of_row, first_row);
         }
@@ -547,26 +754,44 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
         meet_cluster();
 }
 
-#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, CLUSTER)                                                             \
+#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, CLUSTER)                                                   \
     extern "C" __global__ void CLUSTER __launch_bounds__(128 + 128 * GROUPS, 3 - GROUPS)                               \
-        NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2,                              \
-             const float *bias0, const float *bias1, const float *bias2, const float *scale0,                          \
-             const float *scale1, const float *scale2, void *y0, void *y1, void *y2, const float *row_scale,           \
-             int y_type, int kind, int has_y_maps, const void *residual, int residual_type, int residual_stride, int splits,           \
-             void *partials, u32 *counters, int has_constant_weights, int box_rows) {                                                \
-        Task task = {m,        steps,           {n0, n1, n2}, {bias0, bias1, bias2}, {scale0, scale1, scale2},         \
-                     {y0, y1, y2}, row_scale,   y_type,       kind, has_y_maps,      residual,                         \
-                     residual_type, residual_stride, splits,  partials,              counters, has_constant_weights, box_rows};  \
-        gemm<T, GROUPS, N, BLOCKS, IS_GATE>(&maps.x, maps.w, maps.y, task);                                                    \
+        NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2, const float *bias0,          \
+             const float *bias1, const float *bias2, const float *scale0, const float *scale1, const float *scale2,    \
+             void *y0, void *y1, void *y2, const float *row_scale, int y_type, int kind, int has_y_maps,               \
+             const void *residual, int residual_type, int residual_stride, int splits, int has_constant_weights,       \
+             int box_rows) {                                                                                           \
+        Task task = {m,                                                                                                \
+                     steps,                                                                                            \
+                     {n0, n1, n2},                                                                                     \
+                     {bias0, bias1, bias2},                                                                            \
+                     {scale0, scale1, scale2},                                                                         \
+                     {y0, y1, y2},                                                                                     \
+                     row_scale,                                                                                        \
+                     y_type,                                                                                           \
+                     kind,                                                                                             \
+                     has_y_maps,                                                                                       \
+                     residual,                                                                                         \
+                     residual_type,                                                                                    \
+                     residual_stride,                                                                                  \
+                     splits,                                                                                           \
+                     has_constant_weights,                                                                             \
+                     box_rows};                                                                                        \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT>(&maps.x, maps.w, maps.y, task);                                  \
     }
-// By the rows of a tile, or of a pair of tiles.
+// By rows and columns of a tile, or rows of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \
-    GEMM(NAME##_256, T, 2, 256, 2, false, __cluster_dims__(2, 1, 1))                                                   \
-    GEMM(NAME##_256_gate, T, 2, 256, 2, true, __cluster_dims__(2, 1, 1))                                               \
-    GEMM(NAME##_128, T, 2, 128, 1, false, )                                                                            \
-    GEMM(NAME##_128_gate, T, 2, 128, 1, true, )                                                                        \
-    GEMM(NAME##_64, T, 1, 128, 1, false, )                                                                             \
-    GEMM(NAME##_64_gate, T, 1, 128, 1, true, )
+    GEMM(NAME##_256x256, T, 2, 256, 2, false, false, __cluster_dims__(2, 1, 1))                                        \
+    GEMM(NAME##_256x256_gate, T, 2, 256, 2, true, false, __cluster_dims__(2, 1, 1))                                    \
+    GEMM(NAME##_128x128, T, 2, 128, 1, false, false, )                                                                 \
+    GEMM(NAME##_128x128_gate, T, 2, 128, 1, true, false, )                                                             \
+    GEMM(NAME##_128x128_split, T, 2, 128, 1, false, true, )                                                            \
+    GEMM(NAME##_128x128_gate_split, T, 2, 128, 1, true, true, )                                                        \
+    GEMM(NAME##_64x128, T, 1, 128, 1, false, false, )                                                                  \
+    GEMM(NAME##_64x128_gate, T, 1, 128, 1, true, false, )                                                              \
+    GEMM(NAME##_64x128_split, T, 1, 128, 1, false, true, )                                                             \
+    GEMM(NAME##_64x128_gate_split, T, 1, 128, 1, true, true, )                                                         \
+    GEMM(NAME##_64x64_split, T, 1, 64, 1, false, true, )
 #if defined(ELEMENT_f16)
 GEMMS(gemm_hopper_f16, f16)
 #elif defined(ELEMENT_bf16)

@@ -227,3 +227,103 @@ fn products_with_everything_fused() {
         }
     });
 }
+
+/// Products so small that several blocks of a cluster share each tile on Hopper. A test beside the choice of tiles makes sure
+/// that with these shapes each of the kernels for that runs in clusters of every size.
+#[test]
+fn tiles_that_blocks_share() {
+    /// Columns for low and wide tiles.
+    const WIDE: [usize; 8] = [1933, 1933, 1293, 973, 781, 653, 589, 525];
+    with_kernels(|kernels| {
+        let gpu = Gpu::new(kernels);
+        let mut random = Random(4);
+        let mut round = 0;
+        for splits in 1..=8 {
+            for (m, n) in [(3, 130), (66, WIDE[splits - 1]), (100, 77), (131, 77)] {
+                for (n, gate) in
+                    [(vec![n], None), (vec![n, 33, 20], None), (vec![n, n], Some(ActivationKind::Silu))]
+                {
+                    for format in [Format::F16, Format::Bf16, Format::Int8, Format::Fp8E4m3] {
+                        round += 1;
+                        let rounding =
+                            if format.is_float() { InputRounding::None } else { InputRounding::PerToken };
+                        let k = splits * if format.is_float() { 128 } else { 256 } - 16;
+                        let matrices: Vec<_> =
+                            n.iter().map(|n| gpu.matrix(format, *n, k, &random.floats(n * k))).collect();
+                        if !kernels.can_join(&matrices[0].0, m, false) {
+                            continue;
+                        }
+                        let x_format = if format == Format::Bf16 { Format::Bf16 } else { Format::F16 };
+                        let y_format = FORMATS[round % 3];
+                        let (dx, x) = gpu.typed(x_format, &random.floats(m * k));
+                        let x = reference::round_inputs(
+                            Rows { data: &x, rows: m, cols: k, stride: k },
+                            rounding,
+                            format,
+                        );
+                        let has_bias = round % 4 != 0;
+                        let biases: Vec<Vec<f32>> = n.iter().map(|n| random.floats(*n)).collect();
+                        let device_biases: Vec<_> = biases.iter().map(|bias| gpu.floats(bias)).collect();
+                        let results: Vec<_> = n.iter().map(|n| gpu.poisoned_in(y_format, m * n)).collect();
+                        let has_residual = n.len() == 1 && round % 5 != 0;
+                        let (dr, residual) = gpu.typed(FORMATS[round / 2 % 3], &random.floats(m * n[0]));
+                        let parts: Vec<_> = (0..n.len())
+                            .map(|i| LinearPart {
+                                w: &matrices[i].0,
+                                bias: has_bias.then_some(&device_biases[i]),
+                                y: results[i].rows(m, n[i]),
+                            })
+                            .collect();
+                        let input = dx.rows(m, k);
+                        let scratch = scratch(&gpu, kernels, &parts, &input);
+                        let activation =
+                            (gate.is_none() && round % 2 == 0).then_some(ActivationKind::GeluErf);
+                        kernels
+                            .linear(&LinearArgs {
+                                x: input,
+                                norm: None,
+                                rounding,
+                                is_rounded: false,
+                                parts: &parts,
+                                gate,
+                                activation,
+                                residual: has_residual.then_some(dr.rows(m, n[0])),
+                                scratch: &scratch,
+                            })
+                            .unwrap();
+                        let activated =
+                            |kind: ActivationKind, y: f32| reference::activation(kind, f64::from(y)) as f32;
+                        let mut expected: Vec<Vec<f32>> = (0..n.len())
+                            .map(|i| {
+                                let mut y = vec![0.0; m * n[i]];
+                                let x = Rows { data: &x, rows: m, cols: k, stride: k };
+                                let out = RowsMut { data: &mut y, rows: m, cols: n[i] };
+                                let bias = has_bias.then_some(biases[i].as_slice());
+                                reference::matmul(x, &matrices[i].1, bias, out);
+                                if let Some(kind) = activation {
+                                    y.iter_mut().for_each(|y| *y = activated(kind, *y));
+                                }
+                                y
+                            })
+                            .collect();
+                        if let Some(kind) = gate {
+                            let up = expected.pop().unwrap();
+                            expected[0].iter_mut().zip(up).for_each(|(y, up)| *y = activated(kind, *y) * up);
+                        }
+                        if has_residual {
+                            expected[0].iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                        }
+                        let mut bound = 2.0 * product_bound(format, x_format, y_format);
+                        if rounding != InputRounding::None {
+                            bound += 1e-5 + if format == Format::Fp8E4m3 { 2.0 * FP8_SUMS } else { 0.0 };
+                        }
+                        for (i, (result, expected)) in results.iter().zip(expected).enumerate() {
+                            let what = format!("part {i} {format} y {y_format} m {m} n {n:?} k {k} {gate:?}");
+                            close(&result.read(), &expected, bound, &what);
+                        }
+                    }
+                }
+            }
+        }
+    });
+}

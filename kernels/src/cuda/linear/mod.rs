@@ -10,6 +10,7 @@
 mod operand;
 mod stream;
 mod tensor;
+mod tile;
 mod vector;
 
 use super::driver::{Context, DeviceBuffer, Launch};

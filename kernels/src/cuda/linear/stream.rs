@@ -13,12 +13,12 @@ use crate::format::Format;
 /// Sums of blocks that share rows, and how many of them are done.
 #[derive(Debug)]
 pub(in crate::cuda) struct StreamScratch {
-    pub(super) partials: DeviceBuffer<f32>,
-    pub(super) counters: DeviceBuffer<u32>,
+    partials: DeviceBuffer<f32>,
+    counters: DeviceBuffer<u32>,
 }
 
-pub(super) const PARTIALS: usize = 8 << 20;
-pub(super) const COUNTERS: usize = 1 << 16;
+const PARTIALS: usize = 8 << 20;
+const COUNTERS: usize = 1 << 16;
 const WARPS: usize = 8;
 /// Rows of `x` up to which weights are streamed.
 const MOST_ROWS: usize = 64;

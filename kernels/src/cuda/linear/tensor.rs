@@ -1,17 +1,13 @@
 //! Products of many rows on tensor cores. The kernels are in `gemm_hopper.cu` and `gemm_mma.cu`.
 
 use super::operand::{Operand, RoundedTo, widened_stride};
-use super::stream::{COUNTERS, PARTIALS};
+use super::tile::{STEP_BYTES, Work};
 use super::{LinearArgs, LinearPart, OP};
 use crate::args::InputRounding;
 use crate::cuda::driver::{DeviceBuffer, DeviceMemory, Launch, TensorElement, TensorMap, TensorMaps};
 use crate::cuda::{CudaKernels, DeviceMatrix, DeviceRows, activation_code, float_code};
 use crate::error::Result;
 use crate::format::Format;
-
-const STEP_BYTES: usize = 128;
-/// Rows of `x` up to which tiles are low.
-const LOW_ROWS: usize = 64;
 
 /// Rows of results that a warp writes.
 const WARP_ROWS: usize = 16;
@@ -119,37 +115,12 @@ impl CudaKernels {
         };
         let is_gate = gate.is_some();
         let joined = if is_gate { &parts[..1] } else { parts };
-        let tiles = |height: usize, width: usize| -> usize {
-            let cols = if is_gate { width / 2 } else { width };
-            let across: usize = joined.iter().map(|part| part.w.n.div_ceil(cols)).sum();
-            m.div_ceil(height) * across
-        };
-        // Pairs of blocks and wide tiles read least, but only if they leave few multiprocessors without work: a narrow tile
-        // takes a bit more than half as long.
-        let multiprocessors = self.context().multiprocessors();
-        let wide_rounds = tiles(256, 256).div_ceil(multiprocessors / 2);
-        let narrow_rounds = tiles(128, 128).div_ceil(multiprocessors);
-        let is_wide = m > 128 && 20 * wide_rounds <= 11 * narrow_rounds;
-        // Few rows are bound by the weights' way from memory: low tiles leave room for the next kernel to begin.
-        let (height, width, blocks, groups) = if m <= LOW_ROWS {
-            (64, 128, 1, 1)
-        } else if is_wide {
-            (256, 256, 2, 2)
-        } else {
-            (128, 128, 1, 2)
-        };
-        // Too few narrow tiles: several blocks share each, a stretch of four steps at least.
-        let (count, steps) = (tiles(height, width), (k * kind.size_bytes()).div_ceil(STEP_BYTES));
-        let fits = |splits: usize| {
-            count * 8 <= COUNTERS && count * splits * 128 * width <= PARTIALS && splits <= (steps / 4).max(1)
-        };
-        let splits = if is_wide {
-            1
-        } else {
-            (1..=multiprocessors / count).rev().find(|splits| fits(*splits)).unwrap_or(1)
-        };
-        // Rows that do not exist cost time, too.
-        let box_rows = (64 * groups).min(m.next_multiple_of(8));
+        let n: Vec<usize> = joined.iter().map(|part| part.w.n).collect();
+        let k_bytes = k * kind.size_bytes();
+        let work = Work { m, n: &n, k_bytes, is_gate, multiprocessors: self.context().multiprocessors() };
+        let tiling = work.tiling();
+        let (groups, width) = (tiling.groups(), tiling.width);
+        let box_rows = work.box_rows(groups);
         let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, box_rows)?;
         let mut maps = [map_x; 7];
         let mut memory: Vec<&dyn DeviceMemory> = vec![x.data];
@@ -165,12 +136,11 @@ impl CudaKernels {
                 *map = TensorMap::new(y.data, y.offset * 2, element, [m, n], n * 2, WARP_ROWS)?;
             }
         }
-        let suffix = if is_gate { "_gate" } else { "" };
-        let name = format!("gemm_hopper_{element}_{height}{suffix}");
+        let name = format!("gemm_hopper_{element}_{}", tiling.name(is_gate));
         let mut launch = Launch::new(&self.stream, self.function("gemm_hopper.cu", &name)?)
             .maps(Box::new(TensorMaps(maps)), &memory)
             .int(m)
-            .int(steps);
+            .int(k_bytes.div_ceil(STEP_BYTES));
         for index in 0..3 {
             launch = launch.int(joined.get(index).map_or(0, |part| part.w.n));
         }
@@ -192,23 +162,20 @@ impl CudaKernels {
             .int(activation_code(gate.or(activation)))
             .int(usize::from(result.is_some()))
             .residual(residual.as_ref())
-            .int(splits)
-            .buffer(&self.sums.partials, 0)
-            .buffer(&self.sums.counters, 0)
+            .int(tiling.splits)
             // Widened ones come from the kernel in front.
             .int(usize::from(
                 matrices.iter().zip(parts).all(|(matrix, part)| std::ptr::addr_eq(matrix.data, &part.w.data)),
             ))
-            .int(box_rows);
-        let stages = if groups == 1 { 4 } else { 4 * (128 + 256) / (128 + width) };
+            .int(box_rows)
+            .cluster(tiling.splits);
         let stage_bytes = (64 * groups + width) * STEP_BYTES + 16;
         // Every warp has two boxes for its results.
-        let shared_bytes = stages * stage_bytes + groups * 4 * 2 * WARP_ROWS * STEP_BYTES;
+        let shared_bytes = tiling.stages() * stage_bytes + groups * 4 * 2 * WARP_ROWS * STEP_BYTES;
         self.fits(OP, shared_bytes)?;
-        let grid = (multiprocessors / blocks).min(count * splits) * blocks;
-        // SAFETY: blocks take existing tiles in turns; maps describe the operands and whatever lies beyond is neither read
+        // SAFETY: blocks or clusters take existing tiles in turns; maps describe the operands and whatever lies beyond is neither read
         // nor written; `linear` checked the shapes, and the shared memory is what the kernel lays out.
-        Ok(unsafe { launch.submit([grid, 1, 1], 128 + 128 * groups, shared_bytes, true) }?)
+        Ok(unsafe { launch.submit([tiling.blocks, 1, 1], 128 + 128 * groups, shared_bytes, true) }?)
     }
 
     fn linear_mma(
