@@ -8,8 +8,6 @@
 #define CHUNK 32
 // Keys and values that a thread has in flight.
 #define MOST_KEYS 2
-// Chunks whose results a thread has in flight.
-#define MERGED 8
 // Eight neighbouring elements, on their way from memory.
 template <typename T> struct Eight {
     uint4 raw;
@@ -270,12 +268,13 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
     float *weights = shared;                                   // [GROUP][SEGMENT]
     float4 *quads = (float4 *)(shared + GROUP * SEGMENT);       // [PARTS][QUADS]
     const float *all = own_partials + (u64)first_chunk * PITCH;
-    float best = minus_infinity, total = 0;
+    float best = minus_infinity, total = 0, own_highest = minus_infinity;
     if (warp < heads_here) {
         const float *at = all + (u64)warp * max_chunks * PITCH + PADDED;
 #pragma unroll 4
         for (int c = warp_lane; c < count; c += 32) {
             const float2 of_chunk = __ldcg((const float2 *)(at + (u64)c * PITCH));
+            own_highest = of_chunk.x;
             const float highest = fmaxf(best, of_chunk.x);
             if (highest != minus_infinity)
                 total = total * expf(best - highest) + of_chunk.y * expf(of_chunk.x - highest);
@@ -290,7 +289,9 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
         __syncthreads();
         if (warp < heads_here)
             for (int c = first + warp_lane; c < min(count, first + SEGMENT); c += 32) {
-                const float highest = __ldcg(all + ((u64)warp * max_chunks + c) * PITCH + PADDED);
+                // Of few chunks a thread has seen only its own.
+                const float highest =
+                    count <= 32 ? own_highest : __ldcg(all + ((u64)warp * max_chunks + c) * PITCH + PADDED);
                 weights[warp * SEGMENT + c - first] = highest == minus_infinity ? 0.0f : expf(highest - best) / total;
             }
         __syncthreads();
@@ -299,7 +300,7 @@ __device__ void decode(const T *q, int q_stride, const T *k_new, int k_stride, c
             const int quad = (item * THREADS + threadIdx.x) % QUADS, g = quad / (PADDED / 4);
             const float *at = all + (u64)g * max_chunks * PITCH + quad % (PADDED / 4) * 4;
             const int end = g < heads_here ? min(count, first + SEGMENT) : 0;
-#pragma unroll MERGED
+#pragma unroll 8
             for (int c = first + threadIdx.x / QUADS % PARTS; c < end; c += PARTS) {
                 const float4 of_chunk = __ldcg((const float4 *)(at + (u64)c * PITCH));
                 const float weight = weights[g * SEGMENT + c - first];

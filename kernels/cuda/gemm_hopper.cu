@@ -371,6 +371,41 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
         });
 }
 
+// The usual case by itself: sums and a bias, all columns of a tile without a branch between them. A warp has no other one to
+// hide behind while it does this.
+template <typename T, int COUNT>
+__device__ __forceinline__ void finish_plain(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes,
+                                             int &box, const float (&d)[COUNT], const Columns<COUNT / 32> &bias,
+                                             int first_row) {
+    const int lane = threadIdx.x % 32, n = select(task.n, place.matrix);
+#pragma unroll
+    for (int i = 0; i < COUNT / 32; i++) {
+        if (place.col + i * BOX_COLS >= n)
+            return;
+        if (lane == 0)
+            wait_put<1>();
+        __syncwarp();
+        u8 *to = boxes + box * BOX_BYTES;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float v[2][8];
+            const float ones[2] = {1, 1};
+            take<T>(v, d, Columns<COUNT / 32>(), bias, ones, 2 * i + half);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    *(u32 *)(to + (lane / 4 + 8 * h) * 128 + ((half * 4 + j) ^ (lane / 4)) * 16 + lane % 4 * 4) =
+                        pack_pair(task.y_type, v[h][2 * j], v[h][2 * j + 1]);
+        }
+        show_copy_engine();
+        __syncwarp();
+        if (lane == 0)
+            put(maps + place.matrix, place.col + i * BOX_COLS, first_row, shared_address(to));
+        box ^= 1;
+    }
+}
+
 // A warp's 16 rows of a tile, from sums to results. 16-bit results go through the warp's two boxes in shared memory, `box`
 // the next one, from where they are copied while the warp multiplies again.
 template <typename T, int COUNT, bool IS_GATE>
@@ -380,6 +415,12 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
     const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32, row = first_row + lane / 4;
     const int n = select(task.n, place.matrix), first_col = place.col + lane % 4 * 2;
     const bool has_residual = !IS_GATE && task.residual;
+    // With scales at hand there are no registers for it.
+    if constexpr (!IS_GATE && !Element<T>::has_scales)
+        if (!has_residual && task.kind == NO_ACTIVATION && task.has_y_maps) {
+            finish_plain<T>(task, maps, place, boxes, box, d, bias, first_row);
+            return;
+        }
     void *y = select(task.y, place.matrix);
     // Requested one piece ahead.
     Residual next;
