@@ -62,13 +62,19 @@ impl Executable for CudaExecutable {
         inputs: &StepInputs,
         cache: Option<&mut dyn CacheMemory>,
     ) -> Result<()> {
+        self.run_all(&[steps], inputs, cache)
+    }
+
+    fn run_all(
+        &mut self,
+        stretches: &[Range<usize>],
+        inputs: &StepInputs,
+        cache: Option<&mut dyn CacheMemory>,
+    ) -> Result<()> {
         let cache = match cache {
             None => None,
-            Some(memory) => Some((memory as &mut dyn Any).downcast_mut::<CudaCache>().ok_or_else(|| {
-                EngineError::Unsupported("the cache was made by another backend".to_owned())
-            })?),
+            Some(memory) => Some(own(memory)?),
         };
-        let cache = cache.as_deref();
         let CudaExecutable { memory, graphs, .. } = self;
         let tokens = memory.program.key().tokens;
         if let Some(cache) = cache
@@ -83,21 +89,42 @@ impl Executable for CudaExecutable {
         let stream = tables.kernels.stream();
         memory.inputs.set(stream, inputs)?;
         let has_mask = !inputs.mask.is_empty();
-        let key = GraphKey { steps: steps.clone(), cache: cache.map_or(0, |cache| cache.id), has_mask };
+        let submit = || {
+            let mut stretches = stretches.iter();
+            stretches.try_for_each(|steps| memory.submit(steps.clone(), cache, has_mask))
+        };
+        let id = cache.map_or(0, |cache| cache.id);
+        let key = GraphKey { stretches: stretches.to_vec(), cache: id, has_mask };
         match graphs.get_mut(&key) {
             Some(Captured::Graph(graph)) => return Ok(graph.launch(stream).map_err(KernelError::from)?),
             None => {
                 // Graphs of caches that are gone will never be asked for again.
                 graphs.retain(|other, _| other.cache == key.cache);
                 graphs.insert(key, Captured::Once);
-                return memory.submit(steps, cache, has_mask);
+                return submit();
             }
             Some(Captured::Once) => {}
         }
-        let mut graph = stream.capture(|| memory.submit(steps, cache, has_mask).map_err(Stopped))?;
+        let mut graph = stream.capture(|| submit().map_err(Stopped))?;
         graph.launch(stream).map_err(KernelError::from)?;
         graphs.insert(key, Captured::Graph(graph));
         Ok(())
+    }
+
+    fn done_at_once(
+        &self,
+        inputs: &StepInputs,
+        cache: Option<&dyn CacheMemory>,
+    ) -> Option<Vec<Range<usize>>> {
+        let cache = cache.and_then(|memory| own(memory).ok());
+        let all = 0..self.memory.program.steps().len();
+        Some(
+            self.memory
+                .planned(all, cache, !inputs.mask.is_empty())
+                .into_iter()
+                .map(|(steps, _)| steps)
+                .collect(),
+        )
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
@@ -131,6 +158,13 @@ impl Executable for CudaExecutable {
         }
         Ok(event(to).seconds_since(event(from)).map_err(KernelError::from)?)
     }
+}
+
+/// The cache of this backend behind a cache.
+fn own(memory: &dyn CacheMemory) -> Result<&CudaCache> {
+    (memory as &dyn Any)
+        .downcast_ref()
+        .ok_or_else(|| EngineError::Unsupported("the cache was made by another backend".to_owned()))
 }
 
 /// An error of this crate on its way through [`Stream::capture`](joulewise_kernels::cuda::driver::Stream::capture).

@@ -232,7 +232,8 @@ impl CacheMemory for CudaCache {
 /// What a captured graph depends on besides its program.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct GraphKey {
-    steps: Range<usize>,
+    /// Stretches of steps, one behind the other.
+    stretches: Vec<Range<usize>>,
     /// The cache it writes to, 0 without one.
     cache: u64,
     has_mask: bool,

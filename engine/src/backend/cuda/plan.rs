@@ -44,7 +44,8 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    pub(super) fn plan(&self, range: Range<usize>) -> Vec<Work> {
+    /// Each launch with the steps that it does.
+    pub(super) fn plan(&self, range: Range<usize>) -> Vec<(Range<usize>, Work)> {
         let mut work = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -53,7 +54,7 @@ impl Planner<'_> {
                 .or_else(|| self.rotate(at..range.end))
                 .or_else(|| self.product(at..range.end))
                 .unwrap_or((at + 1, Work::Single(at)));
-            work.push(launch);
+            work.push((at..next, launch));
             at = next;
         }
         work

@@ -23,6 +23,30 @@ impl Memory {
         has_mask: bool,
     ) -> Result<()> {
         let kernels = &self.tables.kernels;
+        for (_, work) in self.planned(steps, cache, has_mask) {
+            match work {
+                Work::Single(step) => self.step(step, cache, has_mask)?,
+                Work::Product { norm, linears, gate, activate, add } => {
+                    self.product(norm, linears, gate, activate, add)?;
+                }
+                Work::Rotate { ropes, write } => {
+                    let cache = cache.ok_or_else(|| self.misplanned(write))?;
+                    kernels.rotate_and_write(&self.rotation(ropes, write, cache)?)?;
+                }
+                Work::Decode { ropes, write, attention } => self.decode(ropes, write, attention, cache)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is launched for steps, and which of them each launch does.
+    pub(super) fn planned(
+        &self,
+        steps: Range<usize>,
+        cache: Option<&CudaCache>,
+        has_mask: bool,
+    ) -> Vec<(Range<usize>, Work)> {
+        let kernels = &self.tables.kernels;
         let can_join = |step: usize, has_norm: bool| match self.op(step) {
             Op::Linear { x, weight, .. } => {
                 let rows = self.program.shape(x.value).0;
@@ -50,20 +74,7 @@ impl Memory {
             share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
             has_cache: cache.is_some() && !has_mask,
         };
-        for work in planner.plan(steps) {
-            match work {
-                Work::Single(step) => self.step(step, cache, has_mask)?,
-                Work::Product { norm, linears, gate, activate, add } => {
-                    self.product(norm, linears, gate, activate, add)?;
-                }
-                Work::Rotate { ropes, write } => {
-                    let cache = cache.ok_or_else(|| self.misplanned(write))?;
-                    kernels.rotate_and_write(&self.rotation(ropes, write, cache)?)?;
-                }
-                Work::Decode { ropes, write, attention } => self.decode(ropes, write, attention, cache)?,
-            }
-        }
-        Ok(())
+        planner.plan(steps)
     }
 
     fn rounding(&self, step: usize) -> InputRounding {
