@@ -8,8 +8,11 @@ const MOST_SPLITS: usize = 8;
 const FEWEST_STEPS: usize = 2;
 /// Rows of `x` up to which tiles may be low.
 const FEW_ROWS: usize = 128;
-/// Multiprocessors that a cluster can count on to be neighbours.
+/// Multiprocessors that a cluster can count on to be neighbours, and of how many eighths of all that is true: clusters that
+/// do not find as many free neighbours share multiprocessors or wait for others to end (measured: 128 blocks in clusters of
+/// four took twice as long as 96 in clusters of three).
 const NEIGHBOURS: usize = 16;
+const NEIGHBOUR_EIGHTHS: usize = 7;
 
 /// What has to be multiplied.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +120,7 @@ impl Work<'_> {
             // All at once, or the last clusters would wait for the first ones. Two low blocks fit on a multiprocessor.
             let residents = if tiling.groups() == 1 { 2 } else { 1 };
             let clusters = self.multiprocessors / NEIGHBOURS * (residents * NEIGHBOURS / splits);
-            (tiles <= clusters).then_some(tiling)
+            (8 * tiles <= NEIGHBOUR_EIGHTHS * clusters).then_some(tiling)
         } else {
             tiling.blocks = tiles.min(self.multiprocessors);
             // Narrow tiles are only for clusters.
@@ -135,7 +138,8 @@ impl Work<'_> {
         let Tiling { height, width, splits, .. } = *tiling;
         let tiles = self.tiles(height, width);
         let step_bytes = (self.box_rows(tiling.groups()) + width) * STEP_BYTES;
-        let turns = (tiles * splits).div_ceil(self.multiprocessors);
+        let eighths = if splits > 1 { NEIGHBOUR_EIGHTHS } else { 8 };
+        let turns = (8 * tiles * splits).div_ceil(eighths * self.multiprocessors);
         let busiest = turns * self.steps().div_ceil(splits) * step_bytes / FROM_CACHE;
         let all = tiles * self.steps() * step_bytes / (FROM_CACHE_TO_ALL * self.multiprocessors);
         let matrices = if self.is_gate { 2 } else { 1 };
