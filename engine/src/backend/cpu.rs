@@ -302,7 +302,7 @@ impl Executable for CpuExecutable {
 
     fn done_at_once(&self, _: &StepInputs, _: Option<&dyn CacheMemory>) -> Option<Vec<Range<usize>>> {
         let end = self.program.steps().len();
-        Some((0..end).filter_map(|index| Some(index..self.fused(index, end)?.next)).collect())
+        Some((0..end).filter_map(|index| Some(index..self.epilogue(index, end)?.next)).collect())
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {

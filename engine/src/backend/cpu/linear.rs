@@ -45,10 +45,7 @@ impl CpuExecutable {
             return Err(EngineError::Unsupported("this step is no linear".to_owned()));
         };
         let plan = self.linears[index].as_ref();
-        let epilogue = plan.map(|plan| plan.epilogue).filter(|epilogue| {
-            // The result must not lie where the inputs of the linear do: they are read while it is written.
-            epilogue.next <= end && program.slot(epilogue.y) != program.slot(x.value)
-        });
+        let epilogue = self.epilogue(index, end);
         let (y, next) = epilogue.map_or((y, index + 1), |epilogue| (epilogue.y, epilogue.next));
         let later = plan.and_then(|plan| plan.next).filter(|later| *later < end);
         let readers = plan.and_then(|plan| plan.readers.clone());
@@ -74,6 +71,15 @@ impl CpuExecutable {
         self.slots[slot] = out;
         result?;
         Ok(next)
+    }
+
+    /// What the linear at a step ends with, if it is one and `end` is not before that.
+    pub(super) fn epilogue(&self, index: usize, end: usize) -> Option<Epilogue> {
+        let Op::Linear { x, .. } = self.program.steps()[index].op else { return None };
+        let epilogue = self.linears[index].as_ref()?.epilogue;
+        // The result must not lie where the inputs of the linear do: they are read while it is written.
+        let is_apart = self.program.slot(epilogue.y) != self.program.slot(x.value);
+        (epilogue.next <= end && is_apart).then_some(epilogue)
     }
 
     /// What the linear at a step rounds its inputs to, if it reads all of `value` and rounds it.
