@@ -62,6 +62,19 @@ pub struct Repetition<'a> {
     pub(crate) sweeps: &'a mut SweepProgram,
     pub(crate) inputs: &'a StepInputs,
     pub(crate) cache: Option<&'a mut KvCache>,
+    pub(crate) has_swept: bool,
+}
+
+impl Drop for Repetition<'_> {
+    /// Sweeps compute with whatever neighbours left, so the last token's keys and values in the cache are none any more:
+    /// the whole program writes them again.
+    fn drop(&mut self) {
+        let all_steps = self.sweeps.whole.steps().len();
+        if let (true, Some(cache)) = (self.has_swept, self.cache.as_mut()) {
+            // A device that fails now says so when it is asked for the next token.
+            let _ = self.whole.run(0..all_steps, self.inputs, Some(cache.memory.as_mut()));
+        }
+    }
 }
 
 impl Repetition<'_> {
@@ -106,6 +119,7 @@ impl Repetition<'_> {
                 self.whole.run(0..all_steps, self.inputs, memory)?;
             }
             if !stretches.is_empty() {
+                self.has_swept = true;
                 let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
                 self.sweeps.executable.run_all(&stretches, self.inputs, memory)?;
             }

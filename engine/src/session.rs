@@ -342,7 +342,8 @@ impl Session {
             Some(kept) => kept,
             None => SweepProgram::prepare(model.as_ref(), program, sets)?,
         });
-        let mut repetition = Repetition { whole: executable.as_mut(), sweeps, inputs, cache };
+        let mut repetition =
+            Repetition { whole: executable.as_mut(), sweeps, inputs, cache, has_swept: false };
         repetition.fill()?;
         Ok(repetition)
     }

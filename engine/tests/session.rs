@@ -282,6 +282,7 @@ fn modules_run_extra_times_leave_every_later_result_unchanged() {
         assert!(repetition.run(2, &all).unwrap() > 0.0);
         assert!(repetition.rotate(3, &all).unwrap() > 0.0);
         assert!(repetition.run(1, &[Sweeps { set: sets.len(), count: 1 }]).is_err());
+        drop(repetition);
         assert_eq!(session.output().unwrap().data, expected, "sweeps write nowhere but to their own memory");
     }
     // There is nothing to repeat before anything was run.
