@@ -68,10 +68,8 @@ __device__ __forceinline__ void visit(const Row &x, int to, bool is_whole, USE u
     }
 }
 
-// Four neighbours of a norm's vector, if there is one; zero beyond its end, which makes zeros of whatever is normalised there.
+// Four neighbours of a norm's vector; zero beyond its end, which makes zeros of whatever is normalised there.
 __device__ __forceinline__ uint4 vector_at(const float *vector, int i, int k) {
-    if (!vector)
-        return make_uint4(0, 0, 0, 0);
     return i + 4 <= k ? *(const uint4 *)(vector + i) : Eights<true, 1>::collect(vector, IS_F32, i, k);
 }
 
@@ -105,14 +103,22 @@ __device__ __forceinline__ float stage_row_as(const Row &x, int to, bool is_whol
     auto normalise = [&](int i, float *v) {
         if (!x.norm_kind)
             return;
-        // Four at a time: registers are full of weights.
+        // One vector after the other, four elements at a time: registers are full of weights.
 #pragma unroll
         for (int h = 0; h < 8; h += 4) {
-            const uint4 gain = vector_at(x.gain, i + h, x.k), shift = vector_at(x.shift, i + h, x.k);
-            const u32 gains[4] = {gain.x, gain.y, gain.z, gain.w}, shifts[4] = {shift.x, shift.y, shift.z, shift.w};
+            const uint4 gain = vector_at(x.gain, i + h, x.k);
+            v[h] = (v[h] - mean) * inverse * __uint_as_float(gain.x);
+            v[h + 1] = (v[h + 1] - mean) * inverse * __uint_as_float(gain.y);
+            v[h + 2] = (v[h + 2] - mean) * inverse * __uint_as_float(gain.z);
+            v[h + 3] = (v[h + 3] - mean) * inverse * __uint_as_float(gain.w);
+        }
+        if (!x.shift)
+            return;
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                v[h + e] = (v[h + e] - mean) * inverse * __uint_as_float(gains[e]) + __uint_as_float(shifts[e]);
+        for (int h = 0; h < 8; h += 4) {
+            const uint4 shift = vector_at(x.shift, i + h, x.k);
+            v[h] += __uint_as_float(shift.x), v[h + 1] += __uint_as_float(shift.y);
+            v[h + 2] += __uint_as_float(shift.z), v[h + 3] += __uint_as_float(shift.w);
         }
     };
     float scale = 1;
