@@ -29,6 +29,9 @@ const CODES: &str = include_str!("../../cuda/codes.cuh");
 /// A row of inputs, in front of the files that multiply just one.
 const ROW: &str = include_str!("../../cuda/row.cuh");
 
+/// What only Hopper has, in front of the files that use it.
+const HOPPER: &str = include_str!("../../cuda/hopper.cuh");
+
 const CODES_AND_ROW: &str = concat!(include_str!("../../cuda/codes.cuh"), include_str!("../../cuda/row.cuh"));
 
 macro_rules! source {
@@ -69,10 +72,10 @@ pub static SOURCES: &[Source] = &[
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
     source!("quantise.cu"),
-    source!("gemm_hopper.cu", Some("f16"), Some("sm_90a")),
-    source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a")),
-    source!("gemm_hopper.cu", Some("s8"), Some("sm_90a")),
-    source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a")),
+    source!("gemm_hopper.cu", Some("f16"), Some("sm_90a"), HOPPER),
+    source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER),
+    source!("gemm_hopper.cu", Some("s8"), Some("sm_90a"), HOPPER),
+    source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a"), HOPPER),
     source!("gemv_codes.cu", Some("s8"), None, CODES_AND_ROW),
     source!("gemv_codes.cu", Some("e4m3"), None, CODES_AND_ROW),
     source!("gemv_codes.cu", Some("e5m2"), None, CODES_AND_ROW),
