@@ -27,6 +27,8 @@ pub struct Protocol {
     pub min_window_s: f64,
     /// Sensor updates that such a window has to outlast.
     pub min_updates: f64,
+    /// Whether the whole is also run cut at modules, for shares of time.
+    pub cut: bool,
     /// Whether classes of modules are run extra times behind the whole program, for attribution by regression.
     pub regression: bool,
     /// Shortest window of such a trial.
@@ -74,6 +76,7 @@ impl Default for Protocol {
             iterations: None,
             min_window_s: 0.5,
             min_updates: 8.0,
+            cut: true,
             regression: true,
             regression_min_window_s: 0.1,
             regression_min_updates: 8.0,

@@ -104,6 +104,7 @@ pub(crate) struct Schedule {
     update_period_s: f64,
     iterations: Option<usize>,
     replay_rounds: usize,
+    is_cut: bool,
     pub(crate) regression_rounds: usize,
     seed: u64,
 }
@@ -139,7 +140,9 @@ impl Schedule {
         let window_s = |least_s: f64, updates: f64| least_s.max(updates * basis.update_period_s);
         times.clear();
         let whole_s = workload.repeat(ModuleId::ROOT)?.run(1)?.max(1e-9);
-        workload.observe(times)?;
+        if protocol.cut {
+            workload.observe(times)?;
+        }
         let observed_s: f64 = workload.parts().iter().map(|part| times.mean_s(part.module)).sum();
         let whole_window_s = window_s(protocol.min_window_s, protocol.min_updates);
         let update_period_s = basis.update_period_s;
@@ -166,6 +169,7 @@ impl Schedule {
             update_period_s,
             iterations: protocol.iterations,
             replay_rounds: protocol.replay_trials.min(protocol.trials),
+            is_cut: protocol.cut,
             regression_rounds: 0,
             seed: protocol.seed,
         };
@@ -220,7 +224,7 @@ impl Schedule {
         let mut random = self.random(round);
         // The whole in one piece and the whole cut stand side by side: their ratio is the closure in time, and the less
         // time between them, the less can change.
-        let is_cut = self.regression_rounds == 0 || round < CUT_ROUNDS;
+        let is_cut = self.is_cut && (self.regression_rounds == 0 || round < CUT_ROUNDS);
         let mut pair = self.wholes[..if is_cut { 2 } else { 1 }].to_vec();
         pair.shuffle(&mut random);
         let mut blocks = vec![pair];

@@ -115,6 +115,34 @@ fn a_resumed_run_ends_with_the_same_files_and_its_plan_can_be_run() {
 }
 
 #[test]
+fn energies_by_regression_go_on_round_by_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    // Less time than three rounds take: they are gone through nevertheless, and nothing more.
+    let run = plan(&out, &["--regression", "--time-limit", "1"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let study = read(&out.join("sensitivity.json"));
+    assert_eq!(study["costs"]["attribution"], "regression");
+    let journal = out.join("plan-journal.jsonl");
+    let lines = fs::read_to_string(&journal).unwrap();
+    let profile = |name: &str| {
+        let line = lines.lines().find(|line| line.contains(&format!("\"profile {name}\"")))?;
+        serde_json::from_str::<Value>(line).ok()
+    };
+    assert!(profile("3 fp32").is_none());
+    let whole = &profile("2 fp32").unwrap()["value"]["phases"][0][0]["whole"]["energy"];
+    assert_eq!(whole["n"], 3, "each round adds to those before");
+    // As if it had been interrupted in the second round.
+    let until = lines.find("\"profile 1").unwrap();
+    fs::write(&journal, &lines[..until]).unwrap();
+    let run = plan(&out, &["--regression", "--resume"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("random plan: sum of its groups"), "{}", run.stdout);
+    let run = plan(&out, &["--resume"]);
+    assert!(run.code == 2 && run.stderr.contains("whose regression is true and not false"), "{}", run.stderr);
+}
+
+#[test]
 fn pinned_rows_stay_and_other_settings_do_not_resume() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

@@ -1,6 +1,7 @@
 //! Do losses and savings add up? Random plans are run and held against the sum of their parts.
 
 use joulewise_engine::Strategy;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub struct Trial {
     pub predicted: f64,
     /// The whole, run.
     pub measured: f64,
+    /// Half width of its 95 % interval.
+    pub measured_ci95: Option<f64>,
 }
 
 /// The line through the trials, and how well it fits.
@@ -75,7 +78,7 @@ impl Additivity {
 }
 
 /// Random plans from careful to coarse: plan `i` of `n` keeps a group at its safest with a probability that falls from
-/// nine tenths to nothing.
+/// nine tenths to one tenth; the others take one of their other choices, all alike likely.
 pub fn random_plans(problem: &Problem, n: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut random = Pcg64::seed_from_u64(seed);
     let safest = |choices: &[super::problem::Choice]| {
@@ -85,13 +88,12 @@ pub fn random_plans(problem: &Problem, n: usize, seed: u64) -> Vec<Vec<usize>> {
         (0..choices.len()).min_by(by).unwrap_or(0)
     };
     let mut plan = |index: usize| {
-        let careful = 0.9 * (1.0 - index as f64 / n.saturating_sub(1).max(1) as f64);
+        let careful = 0.9 - 0.8 * index as f64 / n.saturating_sub(1).max(1) as f64;
         let choose = |choices: &Vec<super::problem::Choice>| {
-            if random.random::<f64>() < careful {
-                safest(choices)
-            } else {
-                random.random_range(0..choices.len())
-            }
+            let safest = safest(choices);
+            let others: Vec<usize> = (0..choices.len()).filter(|choice| *choice != safest).collect();
+            let is_careful = random.random::<f64>() < careful;
+            others.choose(&mut random).copied().filter(|_| !is_careful).unwrap_or(safest)
         };
         problem.groups.iter().map(choose).collect()
     };
@@ -111,7 +113,11 @@ mod tests {
     #[test]
     fn a_line_by_hand() {
         // y = 2 x + 1, without any scatter.
-        let trials = [1.0, 2.0, 4.0].map(|predicted| Trial { predicted, measured: 2.0 * predicted + 1.0 });
+        let trials = [1.0, 2.0, 4.0].map(|predicted| Trial {
+            predicted,
+            measured: 2.0 * predicted + 1.0,
+            measured_ci95: None,
+        });
         let fit = Additivity::of(&trials).unwrap();
         // A few roundings in f64.
         assert!((fit.slope - 2.0).abs() < 1e-12 && (fit.intercept - 1.0).abs() < 1e-12);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use joulewise_engine::{ModelGraph, Session, TokenBatch};
+use joulewise_engine::{Session, TokenBatch};
 use serde::{Deserialize, Serialize};
 
 use super::group::Group;
@@ -81,11 +81,11 @@ impl RequestCost {
         } else {
             phases.push((run(&mut SessionWorkload::forward(session, &request.prompt)?)?, 1.0));
         }
-        Ok(Self::of_phases(session.graph(), groups, &phases))
+        Ok(Self::of_phases(groups, &phases))
     }
 
     /// Sums up phases, each with how often a request has it.
-    fn of_phases(graph: &ModelGraph, groups: &[Group], phases: &[(PhaseProfile, f64)]) -> RequestCost {
+    pub(super) fn of_phases(groups: &[Group], phases: &[(PhaseProfile, f64)]) -> RequestCost {
         let sum = |of: &dyn Fn(&PhaseProfile) -> Figure| -> Figure {
             let parts = phases.iter().map(|(phase, times)| (of(phase), *times));
             let energy_j: Option<f64> =
@@ -97,7 +97,6 @@ impl RequestCost {
                 let attribution = if is_first_order { Attribution::FirstOrder } else { phase.attribution };
                 let rows: Vec<_> =
                     phase.modules.iter().filter(|row| group.paths.contains(&row.path)).collect();
-                debug_assert!(rows.iter().all(|row| graph.modules.find(&row.path).is_ok()));
                 Figure {
                     energy_j: rows.iter().map(|row| row.energy(attribution).energy_j).sum(),
                     duration_s: rows.iter().map(|row| row.timing(attribution).duration_s).sum(),
@@ -164,12 +163,7 @@ impl Costs {
     /// `size_bytes[group][strategy]` serves the cost model of pairs that no turn resolved.
     ///
     /// `None` when no turn resolved the reference itself.
-    pub fn of_turns(
-        graph: &ModelGraph,
-        groups: &[Group],
-        turns: &[Vec<Turn>],
-        size_bytes: &[Vec<Option<f64>>],
-    ) -> Option<Costs> {
+    pub fn of_turns(groups: &[Group], turns: &[Vec<Turn>], size_bytes: &[Vec<Option<f64>>]) -> Option<Costs> {
         let all = || turns.iter().flatten().flat_map(|turn| [&turn.reference, &turn.own]);
         let first = all().next()?;
         // Figures of different attributions cannot be compared; every profile has the first-order one.
@@ -193,7 +187,7 @@ impl Costs {
         };
         let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
         for (index, group) in groups.iter().enumerate() {
-            classes.entry(class(graph, group)).or_default().push(index);
+            classes.entry(class(group)).or_default().push(index);
         }
         let mut pairs = vec![Vec::new(); groups.len()];
         for members in classes.values() {
@@ -248,10 +242,9 @@ impl Costs {
     }
 }
 
-/// Groups that cost the same: what they do, and the shapes of their weights.
-type Class = (Vec<&'static str>, Vec<usize>);
+/// Groups that cost the same: what they do, and how many elements their weights have.
+pub(super) type Class = (Vec<&'static str>, usize, usize);
 
-fn class(graph: &ModelGraph, group: &Group) -> Class {
-    let kinds = group.kinds.iter().map(|kind| kind.name()).collect();
-    (kinds, group.weights.iter().map(|weight| graph.weight(*weight).shape.elements()).collect())
+pub(super) fn class(group: &Group) -> Class {
+    (group.kinds.iter().map(|kind| kind.name()).collect(), group.weights.len(), group.parameters)
 }

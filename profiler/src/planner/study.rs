@@ -17,13 +17,16 @@ use super::findings::Findings;
 use super::front::{Front, Point};
 use super::group::Group;
 use super::journal::Journal;
+use super::pace::Pace;
 use super::probe::Probe;
 use super::problem::{Limits, Objective, Problem};
 use super::reason::Reason;
 use super::sensitivity::{Walk, plan_of};
 use super::turns::{Bench, Turn};
+use crate::ballast::Cache;
 use crate::energy::Provenance;
-use crate::error::Result;
+use crate::error::{ProfilerError, Result};
+use crate::experiment::Protocol;
 use crate::profile::Setup;
 
 /// What a planning run is told.
@@ -48,6 +51,11 @@ pub struct Settings<'a> {
     pub pinned: Vec<(String, Strategy)>,
     /// Rounds of each measurement of energy, of two turns each.
     pub energy_rounds: usize,
+    /// No further round begins that would end after so many seconds from the start of the run. The first of each
+    /// measurement are gone through whatever the time.
+    pub time_limit_s: Option<f64>,
+    /// The device's caches, as far as they are known.
+    pub caches: Vec<Cache>,
     /// Random plans that test whether losses and savings add up.
     pub random_plans: usize,
     /// Seed of all that is random.
@@ -81,6 +89,7 @@ struct Run<'a> {
     /// The reference first.
     strategies: Vec<Strategy>,
     calibration: Arc<Calibration>,
+    begin_s: f64,
 }
 
 /// Makes a plan. `session` is the model under the reference strategy.
@@ -96,7 +105,7 @@ pub fn plan(
     is_interrupted: &dyn Fn() -> bool,
     on_step: OnStep<'_>,
 ) -> Result<(Study, Pareto, Arc<Calibration>)> {
-    let graph = session.graph().clone();
+    let (graph, begin_s) = (session.graph().clone(), setup.meter.clock().now_s());
     on_step(&Step { stage: "calibration", what: "", done: 0, all: 1 })?;
     let calibration = Arc::new(calibrate(session, settings.probe.0)?);
     on_step(&Step { stage: "calibration", what: "", done: 1, all: 1 })?;
@@ -109,6 +118,7 @@ pub fn plan(
         strategies: [vec![settings.reference], settings.strategies.clone()].concat(),
         graph,
         calibration,
+        begin_s,
     };
     let device = session.device().to_owned();
     // Losses first: they need no quiet machine.
@@ -186,20 +196,55 @@ impl Run<'_> {
         plan_of(self.settings.reference, Some(&self.calibration), changed)
     }
 
+    fn stop_if_interrupted(&self) -> Result<()> {
+        match (self.is_interrupted)() {
+            true => Err(ProfilerError::Protocol("interrupted while measuring energy".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     fn strategies_of(&self, problem: &Problem, plan: &[usize]) -> Vec<Strategy> {
         super::additivity::strategies_of(problem, &self.strategies, plan)
     }
 
-    /// A plan in turns with the model of `reference`.
-    fn turns(&self, reference: &mut Session, plan: &PrecisionPlan) -> Result<Vec<Turn>> {
+    /// A plan in turns with the model of `reference`, each cut at modules too, for the costs of groups.
+    fn turns_by_group(&self, reference: &mut Session, plan: &PrecisionPlan) -> Result<Vec<Turn>> {
+        self.turns(reference, plan, &self.groups, true)
+    }
+
+    /// The same of the whole alone.
+    fn turns_of_whole(&self, reference: &mut Session, plan: &PrecisionPlan) -> Result<Vec<Turn>> {
+        self.turns(reference, plan, &[], false)
+    }
+
+    fn turns(
+        &self,
+        reference: &mut Session,
+        plan: &PrecisionPlan,
+        groups: &[Group],
+        cut: bool,
+    ) -> Result<Vec<Turn>> {
         let mut own = reference.with_plan(self.source, plan)?;
-        let bench = Bench {
-            request: &self.settings.request,
-            groups: &self.groups,
-            setup: self.setup,
-            is_interrupted: self.is_interrupted,
+        // One trial at a time: turns are repeated instead.
+        let protocol = Protocol {
+            regression: false,
+            cut,
+            trials: 1,
+            min_trials: 1,
+            max_trials: 1,
+            ..self.setup.protocol.clone()
         };
-        bench.turns(reference, &mut own)
+        let setup = Setup { protocol: &protocol, work: self.setup.work.clone(), ..*self.setup };
+        let (request, is_interrupted) = (&self.settings.request, self.is_interrupted);
+        Bench { request, groups, setup: &setup, is_interrupted }.turns(reference, &mut own)
+    }
+
+    /// Rounds of a measurement that may use a share of the time that is left.
+    fn pace(&self, least: usize, most: usize, share: f64) -> Pace<'_> {
+        let clock = self.setup.meter.clock();
+        let now_s = clock.now_s();
+        let left_s = self.settings.time_limit_s.map(|limit_s| (self.begin_s + limit_s - now_s).max(0.0));
+        Pace::new(clock, least, most, left_s.map(|left_s| now_s + share * left_s))
     }
 
     fn chosen(&self, problem: &Problem, best: &Point) -> Chosen {

@@ -1,5 +1,6 @@
 //! A planning run as tables for people.
 
+use crate::planner::additivity::Additivity;
 use crate::planner::document::Study;
 use crate::planner::problem::Objective;
 use crate::planner::sensitivity::Outcome;
@@ -121,6 +122,18 @@ pub fn verified(study: &Study) -> Table {
         "lost / won",
     ];
     table(&header, rows.collect())
+}
+
+/// One row per random plan: the sum of its groups and what it took when it was run.
+pub fn random_plans(energies: &Additivity) -> Table {
+    let rows = energies.trials.iter().map(|trial| {
+        vec![
+            si(trial.predicted, "J"),
+            si_with_ci(trial.measured, trial.measured_ci95, "J"),
+            format!("{:+.1} %", 100.0 * (trial.predicted / trial.measured - 1.0)),
+        ]
+    });
+    table(&["random plan: sum of its groups", "energy per request", "error"], rows.collect())
 }
 
 /// A saving in per cent with its interval.

@@ -97,6 +97,14 @@ impl SimulatedWorkload {
         self
     }
 
+    /// On a device that does some modules at once with the one before them.
+    pub(crate) fn joining(mut self, is_joined: impl Fn(&str) -> bool) -> Self {
+        for part in &mut self.parts {
+            part.is_joined = is_joined(&part.path);
+        }
+        self
+    }
+
     /// On a device whose power drifts.
     pub(crate) fn drifting(mut self, drift: impl Fn(f64) -> f64 + 'static) -> Self {
         self.drift = Box::new(drift);

@@ -10,6 +10,7 @@ use joulewise_engine::{OutputKind, Strategy, TokenBatch};
 use joulewise_models::{LoadedModel, ModelSpec, demo, load, synthetic};
 use joulewise_profiler::ProfilerError;
 use joulewise_profiler::experiment::Protocol;
+use joulewise_profiler::meter::MeteredDevice;
 use joulewise_profiler::planner::cost::Request;
 use joulewise_profiler::planner::document::Study;
 use joulewise_profiler::planner::files;
@@ -30,6 +31,9 @@ use crate::options::RunOptions;
 use crate::session::{Chosen, Opened, place};
 use crate::stages::Stages;
 use crate::{Verdict, output};
+
+/// Rounds of a measurement that only a limit of time ends.
+const MOST_ROUNDS: usize = 20;
 
 /// Measure what each format saves and spoils, layer by layer, and choose.
 ///
@@ -85,9 +89,14 @@ pub(crate) struct Plan {
     #[arg(long)]
     rounds: Option<NonZeroUsize>,
     /// Take energies per layer by regression instead of by share of time: right where layers differ in power, and many
-    /// times as long.
+    /// times as long. Always so on a GPU, which does something else when it is stopped between layers.
     #[arg(long)]
     regression: bool,
+    /// Seconds after which no round of an energy measurement ends if it can be helped: 3 rounds of regression, one of
+    /// random plans and one of the plan are gone through whatever the time. There are as many rounds as fit, up to
+    /// --rounds (20 by default then).
+    #[arg(long)]
+    time_limit: Option<f64>,
     /// Random plans that test whether losses and savings add up.
     #[arg(long)]
     random_plans: Option<usize>,
@@ -129,6 +138,9 @@ impl From<Minimize> for Objective {
 impl Plan {
     pub(crate) fn run(mut self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
+        if let Some(limit_s) = self.time_limit.filter(|limit_s| !limit_s.is_finite() || *limit_s <= 0.0) {
+            bail!("--time-limit {limit_s}: expected seconds above 0");
+        }
         if !(self.max_loss > 0.0 && self.max_loss.is_finite()) {
             bail!("--max-loss {} is no divergence: expected nats above 0", self.max_loss);
         }
@@ -143,17 +155,15 @@ impl Plan {
         let mut opened = place(model, &self.run, &chosen)?;
         let (probe, holdout, names) = self.probes(&opened)?;
         let mut protocol = Protocol::quick();
-        // One trial at a time: turns are repeated instead. The machine stays warm through all of them. A module by itself
-        // has warm weights, which flatters small ones, so energies are taken in place.
+        // The machine stays warm through all trials. A module by itself has warm weights, which flatters small ones, so
+        // energies are taken in place.
         (protocol.replay_trials, protocol.idle_s, protocol.seed) = (0, 0.0, self.seed);
         protocol.warm_up_limit_s = 0.2;
-        protocol.regression = self.regression;
-        if !self.regression {
-            (protocol.trials, protocol.max_trials) = (1, 1);
-        }
+        protocol.regression = self.regression || matches!(chosen.metered, MeteredDevice::Gpu { .. });
         let meter = start(&self.meter)?;
         let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
         let (rounds, random_plans) = if self.quick { (3, 4) } else { (5, 14) };
+        let rounds = if self.time_limit.is_some() { MOST_ROUNDS } else { rounds };
         let settings = Settings {
             model: opened.model.name.clone(),
             reference: self.run.strategy,
@@ -169,10 +179,12 @@ impl Plan {
             objective: self.minimize.into(),
             pinned,
             energy_rounds: self.rounds.map_or(rounds, NonZeroUsize::get),
+            time_limit_s: self.time_limit,
+            caches: chosen.caches.clone(),
             random_plans: self.random_plans.unwrap_or(random_plans),
             seed: self.seed,
         };
-        let mut journal = self.journal(&settings, opened.session.device())?;
+        let mut journal = self.journal(&settings, opened.session.device(), protocol.regression)?;
         let mut stages = Stages::new();
         let result = plan(
             &mut opened.session,
@@ -214,7 +226,7 @@ impl Plan {
     }
 
     /// What a run has in common with another whose results it may take over; limits and pins change no measurement.
-    fn journal(&self, settings: &Settings<'_>, device: &str) -> Result<Journal> {
+    fn journal(&self, settings: &Settings<'_>, device: &str, is_regressed: bool) -> Result<Journal> {
         let strategies: Vec<&str> = settings.strategies.iter().map(|strategy| strategy.name()).collect();
         let data = |(probe, source): &(&Probe, String)| json!([source, probe.texts(), probe.items()]);
         let run = json!({
@@ -227,7 +239,7 @@ impl Plan {
             "batch": settings.request.prompt.batch(),
             "tokens": settings.request.prompt.tokens(),
             "generate": settings.request.generate,
-            "regression": self.regression,
+            "regression": is_regressed,
             "seed": settings.seed,
         });
         Ok(Journal::open(&self.out.join("plan-journal.jsonl"), &run, self.resume)?)
@@ -331,6 +343,9 @@ fn print(study: &Study) -> Result<()> {
     ))?;
     show(&plan_table::rank_correlations(study))?;
     show(&plan_table::verified(study))?;
+    if let Some(fit) = &study.additive_energy {
+        show(&plan_table::random_plans(fit))?;
+    }
     plan_table::verdict(study).into_iter().try_for_each(output::line)?;
     study.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))
 }

@@ -1,6 +1,6 @@
 //! What there is to choose from: costs and sensitivities become rows, rows become the planner's problem.
 
-use joulewise_engine::{Session, Strategy};
+use joulewise_engine::{PrecisionPlan, Session, Strategy};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
@@ -12,8 +12,13 @@ use crate::planner::document::{GroupRow, PairRow};
 use crate::planner::group::Group;
 use crate::planner::journal::Journal;
 use crate::planner::problem::{Choice, Objective, Problem, Totals};
+use crate::planner::regressed::{self, Regressed, RequestProfile};
 use crate::planner::sensitivity::{GroupSensitivity, Outcome};
 use crate::planner::turns::Turn;
+
+/// Share of the time that is left for the costs of all pairs; the rest is for proving the plan.
+const COSTS_SHARE: f64 = 0.45;
+const ENERGY_STAGE: &str = "energy per format";
 
 impl Run<'_> {
     /// Every strategy everywhere, as far as it can be: the costs of all pairs.
@@ -24,49 +29,111 @@ impl Run<'_> {
         journal: &mut Journal,
         on_step: OnStep<'_>,
     ) -> Result<Costs> {
-        let n_rounds = self.settings.energy_rounds;
-        // The reference has no turns of its own: it is part of all others.
-        let all = n_rounds * (self.strategies.len() - 1);
-        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); self.strategies.len()];
-        let mut done = 0;
-        for round in 0..n_rounds {
-            let mut order: Vec<usize> = (1..self.strategies.len()).collect();
-            order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(round as u64)));
-            for index in order {
-                let strategy = self.strategies[index];
-                let everywhere: Vec<Strategy> = sensitivities
-                    .iter()
-                    .map(|row| match &row.outcomes[index - 1] {
-                        Outcome::Measured(_) => strategy,
-                        Outcome::Infeasible { .. } => self.settings.reference,
-                    })
-                    .collect();
-                let key = format!("turns {round} {strategy}");
-                let plan = self.plan(&everywhere);
-                let measured: Vec<Turn> = journal.once(&key, || self.turns(session, &plan))?;
-                turns[index].extend(measured);
-                done += 1;
-                on_step(&Step { stage: "energy per format", what: strategy.name(), done, all })?;
-            }
-        }
         let size = |outcome: &Outcome| match outcome {
             Outcome::Measured(effect) => Some(effect.size_bytes),
             Outcome::Infeasible { .. } => None,
         };
-        let sizes: Vec<Vec<Option<f64>>> = self
-            .groups
-            .iter()
-            .zip(sensitivities)
+        let rows = self.groups.iter().zip(sensitivities);
+        let sizes: Vec<Vec<Option<f64>>> = rows
             .map(|(group, row)| {
                 let reference = Some(self.size_bytes(group, self.settings.reference));
                 [reference].into_iter().chain(row.outcomes.iter().map(size)).collect()
             })
             .collect();
-        Costs::of_turns(&self.graph, &self.groups, &turns, &sizes).ok_or_else(|| {
+        let costs = if self.setup.protocol.regression {
+            let profiles = self.profiles(session, sensitivities, journal, on_step)?;
+            regressed::costs(&self.groups, &profiles, &sizes)
+        } else {
+            let turns = self.turns_of_all(session, sensitivities, journal, on_step)?;
+            Costs::of_turns(&self.groups, &turns, &sizes)
+        };
+        costs.ok_or_else(|| {
             let message =
                 "no sensor resolved the energy of the reference: give requests more work (--tokens, --batch)";
             ProfilerError::Protocol(message.to_owned())
         })
+    }
+
+    /// Turns of each strategy with the reference; the reference has none of its own: it is part of all others.
+    fn turns_of_all(
+        &self,
+        session: &mut Session,
+        sensitivities: &[GroupSensitivity],
+        journal: &mut Journal,
+        on_step: OnStep<'_>,
+    ) -> Result<Vec<Vec<Turn>>> {
+        let n_rounds = self.settings.energy_rounds;
+        let all = n_rounds * (self.strategies.len() - 1);
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); self.strategies.len()];
+        let (mut done, mut round, mut pace) = (0, 0, self.pace(1, n_rounds, COSTS_SHARE));
+        while pace.goes_on(round) {
+            for index in self.shuffled(1, round) {
+                let strategy = self.strategies[index];
+                let plan = self.everywhere(index, sensitivities);
+                let key = format!("turns {round} {strategy}");
+                let measured: Vec<Turn> = journal.once(&key, || self.turns_by_group(session, &plan))?;
+                turns[index].extend(measured);
+                done += 1;
+                on_step(&Step { stage: ENERGY_STAGE, what: strategy.name(), done, all })?;
+            }
+            round += 1;
+        }
+        Ok(turns)
+    }
+
+    /// A profile of each strategy, round by round in turns.
+    fn profiles(
+        &self,
+        session: &mut Session,
+        sensitivities: &[GroupSensitivity],
+        journal: &mut Journal,
+        on_step: OnStep<'_>,
+    ) -> Result<Vec<RequestProfile>> {
+        let bench = Regressed {
+            request: &self.settings.request,
+            setup: self.setup,
+            caches: &self.settings.caches,
+            is_interrupted: self.is_interrupted,
+        };
+        let n_rounds = self.settings.energy_rounds.max(regressed::LEAST_ROUNDS);
+        let all = n_rounds * self.strategies.len();
+        let mut profiles: Vec<Option<RequestProfile>> = vec![None; self.strategies.len()];
+        let (mut done, mut round) = (0, 0);
+        let mut pace = self.pace(regressed::LEAST_ROUNDS, n_rounds, COSTS_SHARE);
+        while pace.goes_on(round) {
+            for index in self.shuffled(0, round) {
+                let strategy = self.strategies[index];
+                let plan = self.everywhere(index, sensitivities);
+                let earlier = profiles[index].as_ref();
+                let profile = journal.once(&format!("profile {round} {strategy}"), || {
+                    let mut own = session.with_plan(self.source, &plan)?;
+                    let profile = bench.one_more(&mut own, earlier, round)?;
+                    self.stop_if_interrupted()?;
+                    Ok(profile)
+                })?;
+                profiles[index] = Some(profile);
+                done += 1;
+                on_step(&Step { stage: ENERGY_STAGE, what: strategy.name(), done, all })?;
+            }
+            round += 1;
+        }
+        Ok(profiles.into_iter().flatten().collect())
+    }
+
+    /// The strategies from number `first` on, in the order of a round.
+    fn shuffled(&self, first: usize, round: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (first..self.strategies.len()).collect();
+        order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(round as u64)));
+        order
+    }
+
+    /// A strategy in all groups that can have it.
+    fn everywhere(&self, index: usize, sensitivities: &[GroupSensitivity]) -> PrecisionPlan {
+        let of = |row: &GroupSensitivity| match index.checked_sub(1).map(|place| &row.outcomes[place]) {
+            Some(Outcome::Measured(_)) => self.strategies[index],
+            Some(Outcome::Infeasible { .. }) | None => self.settings.reference,
+        };
+        self.plan(&sensitivities.iter().map(of).collect::<Vec<Strategy>>())
     }
 
     /// Bytes of a group's weights.

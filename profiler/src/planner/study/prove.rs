@@ -19,6 +19,10 @@ use crate::planner::verify::{Verdict, Verified};
 
 /// Attempts at a plan that keeps to the limit when it is run.
 const SOLVE_ROUNDS: usize = 5;
+/// Rounds of turns of each random plan.
+const PLAN_ROUNDS: usize = 3;
+/// Share of the time that is left for them; the rest is for verifying the plan.
+const PLANS_SHARE: f64 = 0.9;
 
 impl Run<'_> {
     /// Random plans, run: losses on the probe, energies in turns with the reference.
@@ -31,37 +35,48 @@ impl Run<'_> {
         on_step: OnStep<'_>,
     ) -> Result<(Option<Additivity>, Option<Additivity>)> {
         let plans = random_plans(problem, self.settings.random_plans, self.settings.seed);
-        let n_rounds = self.settings.energy_rounds.min(2);
+        let n_rounds = self.settings.energy_rounds.min(PLAN_ROUNDS);
         let all = plans.len() * (1 + n_rounds);
         let stage = "do losses and savings add up?";
         let strategies: Vec<Vec<Strategy>> =
             plans.iter().map(|plan| self.strategies_of(problem, plan)).collect();
         let totals: Vec<_> = plans.iter().map(|plan| problem.totals(plan)).collect();
+        // Another run may find other plans: more rounds may tell more savings from the noise.
+        let tags: Vec<String> = strategies.iter().map(|of| self.names(of).join(",")).collect();
         let mut losses = Vec::with_capacity(plans.len());
         for (index, strategies) in strategies.iter().enumerate() {
             let plan = self.plan(strategies);
-            let divergence =
-                journal.once(&format!("random plan {index} loss"), || walk.divergence_of(&plan))?;
+            let key = format!("random plan [{}] loss", tags[index]);
+            let divergence = journal.once(&key, || walk.divergence_of(&plan))?;
             let predicted = totals[index].sensitivity_nats;
-            losses.push(Trial { predicted, measured: divergence.kl_nats.mean });
+            let kl = divergence.kl_nats;
+            losses.push(Trial { predicted, measured: kl.mean, measured_ci95: kl.ci95 });
             on_step(&Step { stage, what: "loss of a random plan", done: index + 1, all })?;
         }
         let mut measured: Vec<Vec<Turn>> = vec![Vec::new(); plans.len()];
-        for round in 0..n_rounds {
-            for (index, strategies) in strategies.iter().enumerate() {
-                let key = format!("random plan {index} turns {round}");
-                let plan = self.plan(strategies);
-                let turns: Vec<Turn> = journal.once(&key, || self.turns(walk.session(), &plan))?;
+        let (mut done, mut round) = (plans.len(), 0);
+        let mut pace = self.pace(1, n_rounds, PLANS_SHARE);
+        while pace.goes_on(round) {
+            let mut order: Vec<usize> = (0..plans.len()).collect();
+            order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(2000 + round as u64)));
+            for index in order {
+                let key = format!("random plan {index} turns {round} [{}]", tags[index]);
+                let plan = self.plan(&strategies[index]);
+                let turns: Vec<Turn> = journal.once(&key, || self.turns_of_whole(walk.session(), &plan))?;
                 measured[index].extend(turns);
-                let done = plans.len() * (1 + round) + index + 1;
+                done += 1;
                 on_step(&Step { stage, what: "energy of a random plan", done, all })?;
             }
+            round += 1;
         }
         let reference_j = costs.reference.energy_j.unwrap_or(0.0);
         let resolved = measured.iter().zip(&totals).filter_map(|(turns, totals)| {
             let relative = relative_to_reference(turns, |cost| cost.whole.energy_j);
-            let measured = reference_j * relative.value;
-            (relative.n > 0).then_some(Trial { predicted: totals.energy_j, measured })
+            (relative.n > 0).then(|| Trial {
+                predicted: totals.energy_j,
+                measured: reference_j * relative.value,
+                measured_ci95: relative.half_width().map(|half_width| reference_j * half_width),
+            })
         });
         let energies: Vec<Trial> = resolved.collect();
         Ok((Additivity::of(&losses), Additivity::of(&energies)))
@@ -166,18 +181,20 @@ impl Run<'_> {
         let mut own = session.with_plan(self.source, &plan)?;
         let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); verified.len()];
         let mut done = 1;
-        for round in 0..n_rounds {
+        let (mut round, mut pace) = (0, self.pace(1, n_rounds, 1.0));
+        while pace.goes_on(round) {
             let mut order: Vec<usize> = (0..verified.len()).collect();
             order.shuffle(&mut Pcg64::seed_from_u64(self.settings.seed.wrapping_add(1000 + round as u64)));
             for index in order {
                 let name = &verified[index].name;
                 let key = format!("verify {name} turns {round} with plan [{tag}]");
                 let uniform = self.uniform(name.parse()?);
-                let measured: Vec<Turn> = journal.once(&key, || self.turns(&mut own, &uniform))?;
+                let measured: Vec<Turn> = journal.once(&key, || self.turns_of_whole(&mut own, &uniform))?;
                 turns[index].extend(measured);
                 done += 1;
                 on_step(&Step { stage, what: name, done, all })?;
             }
+            round += 1;
         }
         let of = |costs: &mut dyn Iterator<Item = &RequestCost>| -> (Vec<f64>, Vec<f64>) {
             costs.filter_map(|cost| Some((cost.whole.energy_j?, cost.whole.duration_s))).unzip()
