@@ -175,6 +175,15 @@ pub(super) struct RoundedProduct {
     pub(super) wanted: (*const u8, usize),
 }
 
+impl RoundedProduct {
+    /// Whether nothing happens to its sums, scales aside.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every kernel asks"))]
+    pub(super) fn is_plain(&self) -> bool {
+        let Ending { activation, residual, .. } = self.ending;
+        self.bias.is_null() && activation.is_none() && residual.is_null() && self.y_pieces.is_null()
+    }
+}
+
 /// What happens to a product's sums behind the bias.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every kernel looks at it"))]

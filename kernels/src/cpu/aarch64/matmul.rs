@@ -15,8 +15,8 @@ use super::vector::F32x4;
 use super::weight::Rows;
 use crate::cpu::op_table::{PanelProduct, RowOrder, SCORES_STRIDE};
 use crate::cpu::packed::Scales;
-use crate::cpu::vector::Vector;
 use crate::cpu::vector::weight::{Weight, for_terms, with_weight};
+use crate::cpu::vector::{Arithmetic, Vector};
 use crate::format::Codes;
 
 /// Four vectors.

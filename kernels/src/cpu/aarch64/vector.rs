@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::weight::widen_halves;
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Arithmetic, Vector};
 
 /// A NEON register of `f32`.
 #[derive(Clone, Copy)]
@@ -16,65 +16,13 @@ impl From<float32x4_t> for F32x4 {
     }
 }
 
-// SAFETY, for every block below: every 64-bit ARM processor has NEON, and by the contract of `Vector` pointers are valid
+// SAFETY, for every block below: every 64-bit ARM processor has NEON, and by the contract of `Arithmetic` and `Vector` pointers are valid
 // for the elements that the method names.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
-impl Vector for F32x4 {
-    const LANES: usize = 4;
-
+impl Arithmetic for F32x4 {
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(unsafe { vdupq_n_f32(value) })
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { vld1q_f32(from) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        let mut lanes = [0.0; 4];
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n.min(4));
-            Self(vld1q_f32(lanes.as_ptr()))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
-        let mut lanes = [0.0; 4];
-        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
-            *lane = f32::from(unsafe { *from.add(i) });
-        }
-        Self(unsafe { vld1q_f32(lanes.as_ptr()) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(from: *const u16) -> Self {
-        Self(widen_halves(unsafe { vld1_u16(from) }))
-    }
-
-    #[inline(always)]
-    unsafe fn load_integers(from: *const i8) -> Self {
-        unsafe {
-            let four = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
-            Self(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four)))))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { vst1q_f32(to, self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
-        let mut lanes = [0.0; 4];
-        unsafe {
-            vst1q_f32(lanes.as_mut_ptr(), self.0);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n.min(4));
-        }
     }
 
     #[inline(always)]
@@ -135,6 +83,62 @@ impl Vector for F32x4 {
     #[inline(always)]
     unsafe fn select_less(self, bound: Self, if_less: Self, otherwise: Self) -> Self {
         Self(unsafe { vbslq_f32(vcltq_f32(self.0, bound.0), if_less.0, otherwise.0) })
+    }
+}
+
+// SAFETY, for every block below: as above.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
+impl Vector for F32x4 {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { vld1q_f32(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        let mut lanes = [0.0; 4];
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n.min(4));
+            Self(vld1q_f32(lanes.as_ptr()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
+        let mut lanes = [0.0; 4];
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            *lane = f32::from(unsafe { *from.add(i) });
+        }
+        Self(unsafe { vld1q_f32(lanes.as_ptr()) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        Self(widen_halves(unsafe { vld1_u16(from) }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        unsafe {
+            let four = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
+            Self(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four)))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { vst1q_f32(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        let mut lanes = [0.0; 4];
+        unsafe {
+            vst1q_f32(lanes.as_mut_ptr(), self.0);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n.min(4));
+        }
     }
 
     #[inline(always)]

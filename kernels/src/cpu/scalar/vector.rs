@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Arithmetic, Vector};
 
 /// Four `f32`.
 #[derive(Clone, Copy)]
@@ -15,57 +15,10 @@ impl Lanes {
     }
 }
 
-impl Vector for Lanes {
-    const LANES: usize = 4;
-
+impl Arithmetic for Lanes {
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; 4])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: four elements are readable.
-        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        // SAFETY: `n` elements are readable, and no more are read.
-        Self(std::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
-        // SAFETY: `n` bytes are readable, and no more are read.
-        Self(std::array::from_fn(|i| if i < n { f32::from(unsafe { *from.add(i) }) } else { 0.0 }))
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(from: *const u16) -> Self {
-        // SAFETY: four elements are readable.
-        let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
-        Self(halves.map(|bits| f16::from_bits(bits).to_f32()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_integers(from: *const i8) -> Self {
-        // SAFETY: four elements are readable.
-        Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: four elements are writable.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
-        for (i, value) in self.0.into_iter().enumerate().take(n) {
-            // SAFETY: `n` elements are writable.
-            unsafe { *to.add(i) = value };
-        }
     }
 
     #[inline(always)]
@@ -126,6 +79,55 @@ impl Vector for Lanes {
     unsafe fn select_less(self, bound: Self, if_less: Self, otherwise: Self) -> Self {
         let less = |i: usize| self.0[i] < bound.0[i];
         Self(std::array::from_fn(|i| if less(i) { if_less.0[i] } else { otherwise.0[i] }))
+    }
+}
+
+impl Vector for Lanes {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: four elements are readable.
+        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        // SAFETY: `n` elements are readable, and no more are read.
+        Self(std::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
+        // SAFETY: `n` bytes are readable, and no more are read.
+        Self(std::array::from_fn(|i| if i < n { f32::from(unsafe { *from.add(i) }) } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        // SAFETY: four elements are readable.
+        let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+        Self(halves.map(|bits| f16::from_bits(bits).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        // SAFETY: four elements are readable.
+        Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: four elements are writable.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        for (i, value) in self.0.into_iter().enumerate().take(n) {
+            // SAFETY: `n` elements are writable.
+            unsafe { *to.add(i) = value };
+        }
     }
 
     #[inline(always)]

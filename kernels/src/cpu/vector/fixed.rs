@@ -8,7 +8,7 @@
     reason = "indices that are constants after unrolling keep sums in registers"
 )]
 
-use super::Vector;
+use super::{Arithmetic, Vector};
 use crate::cpu::grid::GridBytes;
 use crate::cpu::op_table::{DIGITS, FixedProduct, PIECE_BYTES, SplitRow};
 use crate::cpu::packed::{BlockScales, Scales};

@@ -2,7 +2,7 @@
 //!
 //! The polynomials are minimax fits (Remez exchange, relative error) made for this file.
 
-use super::Vector;
+use super::Arithmetic;
 use crate::args::ActivationKind;
 
 /// `exp(r) = 1 + r + r^2 (EXP[0] + EXP[1] r + ...)` for `|r| <= ln 2 / 2`, relative error 3.1e-9.
@@ -34,7 +34,7 @@ const TANH: [f32; 5] = [-3.333_328_4e-1, 1.333_149_1e-1, -5.374_349_7e-2, 2.065_
 
 /// `c[0] + c[1] x + c[2] x^2 + ...`
 #[inline(always)]
-unsafe fn polynomial<V: Vector>(x: V, c: &[f32]) -> V {
+unsafe fn polynomial<V: Arithmetic>(x: V, c: &[f32]) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         let mut sum = V::splat(c[c.len() - 1]);
@@ -51,7 +51,7 @@ unsafe fn polynomial<V: Vector>(x: V, c: &[f32]) -> V {
 ///
 /// The processor has the features of `V`; likewise below.
 #[inline(always)]
-pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
+pub(super) unsafe fn exp<V: Arithmetic>(x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         // The smallest and the largest power of two that `scale` knows.
@@ -67,7 +67,7 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
 
 /// `tanh(x)`, relatively accurate near zero too.
 #[inline(always)]
-unsafe fn tanh<V: Vector>(x: V) -> V {
+unsafe fn tanh<V: Arithmetic>(x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         let t = x.abs();
@@ -83,14 +83,14 @@ unsafe fn tanh<V: Vector>(x: V) -> V {
 
 /// `x sigmoid(u)`.
 #[inline(always)]
-unsafe fn x_sigmoid<V: Vector>(x: V, u: V) -> V {
+unsafe fn x_sigmoid<V: Arithmetic>(x: V, u: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe { x.div(exp(V::splat(0.0).sub(u)).add(V::splat(1.0))) }
 }
 
 /// `x Phi(x) = max(x, 0) - t Phi(-t)` with `t = |x|`, which cancels nowhere.
 #[inline(always)]
-unsafe fn gelu_erf<V: Vector>(x: V) -> V {
+unsafe fn gelu_erf<V: Arithmetic>(x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         // From 13 on `t Phi(-t)` is below 1e-37, and so it stays; keeps infinities out, and the power of two normal.
@@ -109,7 +109,7 @@ unsafe fn gelu_erf<V: Vector>(x: V) -> V {
 
 /// One activation.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn activation<V: Vector>(kind: ActivationKind, x: V) -> V {
+pub(in crate::cpu) unsafe fn activation<V: Arithmetic>(kind: ActivationKind, x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
         match kind {

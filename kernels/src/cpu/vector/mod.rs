@@ -16,6 +16,7 @@ pub(super) mod fixed;
 pub(super) mod math;
 pub(super) mod norm;
 pub(super) mod rope;
+mod several;
 pub(super) mod softmax;
 #[cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
@@ -23,17 +24,42 @@ pub(super) mod softmax;
 )]
 pub(super) mod weight;
 
+/// What is computed of `f32` lanes, each by itself.
+///
+/// # Safety
+///
+/// Every method may be called only on a processor that has the features the type is made for.
+pub(super) trait Arithmetic: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// `self * factor + summand`, rounded once where the processor can.
+    unsafe fn mul_add(self, factor: Self, summand: Self) -> Self;
+    /// The larger one; `other` when one of them is NaN.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller one; `other` when one of them is NaN.
+    unsafe fn min(self, other: Self) -> Self;
+    unsafe fn abs(self) -> Self;
+    /// To the nearest integer, ties to even; for magnitudes below `2^22`.
+    unsafe fn round(self) -> Self;
+    /// `self * 2^n` for whole `n` between -126 and 127, lane by lane.
+    unsafe fn scale(self, n: Self) -> Self;
+    /// `if_less` where `self < bound`, else `otherwise` (also where one of them is NaN).
+    unsafe fn select_less(self, bound: Self, if_less: Self, otherwise: Self) -> Self;
+}
+
 /// A few `f32` lanes.
 ///
 /// # Safety
 ///
 /// Every method may be called only on a processor that has the features the type is made for.
 /// Methods that take a pointer name the elements it must be valid for.
-pub(super) trait Vector: Copy {
+pub(super) trait Vector: Arithmetic {
     /// At most 16.
     const LANES: usize;
 
-    unsafe fn splat(value: f32) -> Self;
     /// Reads `LANES` elements.
     unsafe fn load(from: *const f32) -> Self;
     /// Reads `n <= LANES` elements; the other lanes are zero.
@@ -62,23 +88,6 @@ pub(super) trait Vector: Copy {
         unsafe { if n == Self::LANES { self.store(to) } else { self.store_first(to, n) } }
     }
 
-    unsafe fn add(self, other: Self) -> Self;
-    unsafe fn sub(self, other: Self) -> Self;
-    unsafe fn mul(self, other: Self) -> Self;
-    unsafe fn div(self, other: Self) -> Self;
-    /// `self * factor + summand`, rounded once where the processor can.
-    unsafe fn mul_add(self, factor: Self, summand: Self) -> Self;
-    /// The larger one; `other` when one of them is NaN.
-    unsafe fn max(self, other: Self) -> Self;
-    /// The smaller one; `other` when one of them is NaN.
-    unsafe fn min(self, other: Self) -> Self;
-    unsafe fn abs(self) -> Self;
-    /// To the nearest integer, ties to even; for magnitudes below `2^22`.
-    unsafe fn round(self) -> Self;
-    /// `self * 2^n` for whole `n` between -126 and 127, lane by lane.
-    unsafe fn scale(self, n: Self) -> Self;
-    /// `if_less` where `self < bound`, else `otherwise` (also where one of them is NaN).
-    unsafe fn select_less(self, bound: Self, if_less: Self, otherwise: Self) -> Self;
     /// Whether a lane equals `other`'s.
     unsafe fn any_equal(self, other: Self) -> bool;
     /// The sum of all lanes, in an order of its own.

@@ -1,7 +1,12 @@
 //! Softmax and argmax of one row, and the exponentials of attention scores.
 
-use super::Vector;
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators over arrays of vectors are not inlined into functions compiled for more features"
+)]
+
 use super::math::exp;
+use super::{Arithmetic, Vector};
 use crate::cpu::op_table::Scores;
 
 /// `y = exp(x - max x) / sum exp(x - max x)`.
@@ -123,6 +128,24 @@ pub(in crate::cpu) unsafe fn exponentials<V: Vector>(scores: Scores<'_>) -> (f32
         let (factor, highest) = (V::splat(factor), V::splat(max));
         let mut sum = V::splat(0.0);
         let mut i = 0;
+        // Several at a time, none of which waits for the others.
+        let (factors, highests, mut sums) = ([factor; 4], [highest; 4], [sum; 4]);
+        while i + 4 * V::LANES <= len {
+            let at = scores.as_mut_ptr().add(i);
+            let mut e = factors;
+            for j in 0..4 {
+                e[j] = V::load(at.add(j * V::LANES));
+            }
+            e = exp(e.mul(factors).sub(highests));
+            for j in 0..4 {
+                e[j].store(at.add(j * V::LANES));
+            }
+            sums = sums.add(e);
+            i += 4 * V::LANES;
+        }
+        for j in 0..4 {
+            sum = sum.add(sums[j]);
+        }
         while i + V::LANES <= len {
             let at = scores.as_mut_ptr().add(i);
             let e = exp(V::load(at).mul(factor).sub(highest));

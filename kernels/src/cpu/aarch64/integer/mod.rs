@@ -9,7 +9,7 @@ use std::arch::aarch64::*;
 use super::vector::F32x4;
 use crate::cpu::op_table::{RoundedKernels, RoundedProduct};
 use crate::cpu::quantize::quantize;
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Arithmetic, Vector};
 
 pub(super) const KERNELS: RoundedKernels =
     RoundedKernels { rows: baseline::ROWS, multiply: baseline::multiply, ends: false, round: quantize };

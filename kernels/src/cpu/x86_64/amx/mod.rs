@@ -2,6 +2,9 @@
 //!
 //! The instructions are written in assembly, the language's own functions for them being unstable.
 
+mod ends;
+mod narrow;
+mod piece;
 mod rounded;
 mod tile;
 
@@ -10,6 +13,9 @@ use std::sync::LazyLock;
 use super::avx512;
 use crate::cpu::Isa;
 use crate::cpu::op_table::OpTable;
+
+/// Rows of weights in a panel.
+const PANEL_WIDTH: usize = 32;
 
 pub(in crate::cpu) const TABLE: OpTable = OpTable {
     isa: Isa::Amx,

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Arithmetic, Vector};
 
 /// A `ymm` register of `f32`.
 #[derive(Clone, Copy)]
@@ -30,56 +30,13 @@ unsafe fn mask(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - n.min(8)).cast()) }
 }
 
-// SAFETY, for every block below: by the contract of `Vector` the processor has AVX2 and FMA, and pointers are valid for
+// SAFETY, for every block below: by the contract of `Arithmetic` and `Vector` the processor has AVX2 and FMA, and pointers are valid for
 // the elements that the method names.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
-impl Vector for F32x8 {
-    const LANES: usize = 8;
-
+impl Arithmetic for F32x8 {
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(unsafe { _mm256_set1_ps(value) })
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm256_loadu_ps(from) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        Self(unsafe { if n >= 8 { _mm256_loadu_ps(from) } else { _mm256_maskload_ps(from, mask(n)) } })
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
-        let mut bytes = [0u8; 8];
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), n.min(8));
-            Self(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes.as_ptr().cast()))))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(from: *const u16) -> Self {
-        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_integers(from: *const i8) -> Self {
-        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm256_storeu_ps(to, self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
-        unsafe {
-            if n >= 8 { _mm256_storeu_ps(to, self.0) } else { _mm256_maskstore_ps(to, mask(n), self.0) }
-        }
     }
 
     #[inline(always)]
@@ -141,6 +98,53 @@ impl Vector for F32x8 {
         Self(unsafe {
             _mm256_blendv_ps(otherwise.0, if_less.0, _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0))
         })
+    }
+}
+
+// SAFETY, for every block below: as above.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
+impl Vector for F32x8 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(unsafe { if n >= 8 { _mm256_loadu_ps(from) } else { _mm256_maskload_ps(from, mask(n)) } })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
+        let mut bytes = [0u8; 8];
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), n.min(8));
+            Self(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes.as_ptr().cast()))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        unsafe {
+            if n >= 8 { _mm256_storeu_ps(to, self.0) } else { _mm256_maskstore_ps(to, mask(n), self.0) }
+        }
     }
 
     #[inline(always)]

@@ -333,17 +333,40 @@ impl Columns {
     pub(in crate::cpu::x86_64) unsafe fn end(
         &self,
         r: usize,
-        mut sum: __m512,
+        sum: __m512,
         kind: Option<ActivationKind>,
     ) -> __m512 {
-        // SAFETY: row `r` of a residual has the columns that the mask covers.
+        // SAFETY: the caller's promise is passed on.
         unsafe {
-            if let Some(bias) = self.bias {
-                sum = _mm512_add_ps(sum, bias);
-            }
+            let mut sum = self.add_bias(sum);
             if let Some(kind) = kind {
                 sum = activation(kind, F32x16(sum)).0;
             }
+            self.add_residual(r, sum)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn add_bias(&self, sum: __m512) -> __m512 {
+        match self.bias {
+            // SAFETY: the processor has AVX-512 F.
+            Some(bias) => unsafe { _mm512_add_ps(sum, bias) },
+            None => sum,
+        }
+    }
+
+    /// Zero behind the columns.
+    ///
+    /// # Safety
+    ///
+    /// As for [`end`](Self::end).
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn add_residual(&self, r: usize, mut sum: __m512) -> __m512 {
+        // SAFETY: row `r` of a residual has the columns that the mask covers.
+        unsafe {
             if !self.residual.is_null() {
                 let residual = self.residual.wrapping_add(r * self.residual_stride);
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(self.columns, residual));

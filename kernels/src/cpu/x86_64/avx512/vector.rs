@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Arithmetic, Vector};
 
 /// A `zmm` register of `f32`.
 #[derive(Clone, Copy)]
-pub(super) struct F32x16(pub(super) __m512);
+pub(in crate::cpu::x86_64) struct F32x16(pub(in crate::cpu::x86_64) __m512);
 
 /// The first `n` of 16 lanes.
 #[inline(always)]
@@ -14,50 +14,13 @@ pub(in crate::cpu::x86_64) fn mask(n: usize) -> __mmask16 {
     if n >= 16 { 0xffff } else { (1 << n) - 1 }
 }
 
-// SAFETY, for every block below: by the contract of `Vector` the processor has AVX-512 F, BW, VL and DQ, and pointers
+// SAFETY, for every block below: by the contract of `Arithmetic` and `Vector` the processor has AVX-512 F, BW, VL and DQ, and pointers
 // are valid for the elements that the method names.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
-impl Vector for F32x16 {
-    const LANES: usize = 16;
-
+impl Arithmetic for F32x16 {
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(unsafe { _mm512_set1_ps(value) })
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { _mm512_loadu_ps(from) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
-        Self(unsafe { _mm512_maskz_loadu_ps(mask(n), from) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
-        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask(n), from.cast()))) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(from: *const u16) -> Self {
-        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_integers(from: *const i8) -> Self {
-        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { _mm512_storeu_ps(to, self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
-        unsafe { _mm512_mask_storeu_ps(to, mask(n), self.0) }
     }
 
     #[inline(always)]
@@ -116,6 +79,47 @@ impl Vector for F32x16 {
             let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, bound.0);
             Self(_mm512_mask_blend_ps(less, otherwise.0, if_less.0))
         }
+    }
+}
+
+// SAFETY, for every block below: as above.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all, above")]
+impl Vector for F32x16 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        Self(unsafe { _mm512_maskz_loadu_ps(mask(n), from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8, n: usize) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask(n), from.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self {
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i8) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, mask(n), self.0) }
     }
 
     #[inline(always)]
