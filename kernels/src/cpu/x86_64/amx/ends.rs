@@ -97,14 +97,15 @@ impl Ends {
         rows: [usize; ROWS_AT_ONCE],
     ) -> [F32x16; 2 * ROWS_AT_ONCE] {
         // Rows behind the product's are not initialised.
-        let sums = sums.as_ptr().cast::<i32>();
+        let sums = sums.as_ptr();
         // SAFETY: there is a scale for each row, whose sums are stored, and the caller's promise is passed on.
         unsafe {
             let mut values = [F32x16(_mm512_setzero_ps()); 2 * ROWS_AT_ONCE];
             for i in 0..2 * ROWS_AT_ONCE {
                 let (r, half) = (rows[i / 2], i % 2);
                 let x_scale = if P::HAS_SCALES { (*p.x_rows.add(r)).scale } else { 1.0 };
-                let sums = _mm512_load_si512(sums.wrapping_add(r * PANEL_WIDTH + 16 * half).cast());
+                let row = (&raw const (*sums).0[r]).cast::<i32>();
+                let sums = _mm512_load_si512(row.wrapping_add(16 * half).cast());
                 let sums = P::to_floats(sums, x_scale, self.w_scales[half]);
                 values[i] = F32x16(self.columns[half].add_bias(sums));
             }
