@@ -78,6 +78,9 @@ pub struct Step<'a> {
 /// Told of each step. An error ends the run; what is in the journal stays there.
 pub type OnStep<'a> = &'a mut dyn FnMut(&Step<'_>) -> Result<()>;
 
+/// Most that is run before each measurement of turns but the first: the machine is still warm.
+const WARM_UP_BETWEEN_S: f64 = 0.2;
+
 /// A run under way.
 struct Run<'a> {
     settings: &'a Settings<'a>,
@@ -229,6 +232,7 @@ impl Run<'_> {
         let protocol = Protocol {
             regression: false,
             cut,
+            warm_up_limit_s: WARM_UP_BETWEEN_S,
             trials: 1,
             min_trials: 1,
             max_trials: 1,
@@ -236,7 +240,11 @@ impl Run<'_> {
         };
         let setup = Setup { protocol: &protocol, work: self.setup.work.clone(), ..*self.setup };
         let (request, is_interrupted) = (&self.settings.request, self.is_interrupted);
-        Bench { request, groups, setup: &setup, is_interrupted }.turns(reference, &mut own)
+        Bench { request, groups, setup: &setup, is_interrupted }.turns(
+            reference,
+            &mut own,
+            self.setup.protocol.warm_up_limit_s,
+        )
     }
 
     /// Rounds of a measurement that may use a share of the time that is left.

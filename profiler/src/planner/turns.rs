@@ -11,6 +11,7 @@ use super::cost::{Request, RequestCost};
 use super::group::Group;
 use super::median::Median;
 use crate::error::{ProfilerError, Result};
+use crate::experiment::Protocol;
 use crate::profile::Setup;
 
 /// A plan and the reference, one right after the other.
@@ -35,12 +36,15 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Two turns: reference, plan, plan, reference; a drift that goes on evenly cancels in their mean.
+    /// Two turns: reference, plan, plan, reference; a drift that goes on evenly cancels in their mean. Before the first,
+    /// the device has rested while weights were packed; `warm_up_s` is the most that it is given to get warm again.
     ///
     /// # Errors
     /// Those of the engine, and [`ProfilerError::Protocol`] when the user wants to stop.
-    pub fn turns(&self, reference: &mut Session, own: &mut Session) -> Result<Vec<Turn>> {
-        let before = self.cost(reference)?;
+    pub fn turns(&self, reference: &mut Session, own: &mut Session, warm_up_s: f64) -> Result<Vec<Turn>> {
+        let protocol = Protocol { warm_up_limit_s: warm_up_s, ..self.setup.protocol.clone() };
+        let setup = Setup { protocol: &protocol, work: self.setup.work.clone(), ..*self.setup };
+        let before = Bench { setup: &setup, ..*self }.cost(reference)?;
         let first = Turn { reference: before, own: self.cost(own)? };
         let own = self.cost(own)?;
         let second = Turn { reference: self.cost(reference)?, own };

@@ -155,10 +155,9 @@ impl Plan {
         let mut opened = place(model, &self.run, &chosen)?;
         let (probe, holdout, names) = self.probes(&opened)?;
         let mut protocol = Protocol::quick();
-        // The machine stays warm through all trials. A module by itself has warm weights, which flatters small ones, so
+        // A module by itself has warm weights, which flatters small ones, so
         // energies are taken in place.
         (protocol.replay_trials, protocol.idle_s, protocol.seed) = (0, 0.0, self.seed);
-        protocol.warm_up_limit_s = 0.2;
         protocol.regression = self.regression || matches!(chosen.metered, MeteredDevice::Gpu { .. });
         let meter = start(&self.meter)?;
         let setup = Setup { meter: &meter, device: chosen.metered, work: None, protocol: &protocol };
