@@ -182,7 +182,7 @@ fn is_true(phase: &PhaseProfile, times: f64) -> bool {
     })
 }
 
-/// Half widths are Student's t at 4 degrees of freedom, 2.78 standard errors: twice that is left once in 200.
+/// Half widths are Student's t at 4 degrees of freedom or more: twice that is left once in 200 at most.
 const SURELY: f64 = 2.0;
 
 fn steady(_: f64) -> f64 {
