@@ -11,24 +11,27 @@ const EXP: [f32; 5] = [4.999_999_4e-1, 1.666_652_1e-1, 4.166839e-2, 8.368745e-3,
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// `2^f = 1 + f (EXP2[0] + EXP2[1] f + ...)` for `|f| <= 1/2`, relative error 1.6e-8.
-const EXP2: [f32; 6] =
-    [6.931_472e-1, 2.402_264_8e-1, 5.550_332_4e-2, 9.618_437e-3, 1.339_887_5e-3, 1.535_336_2e-4];
-
-/// `Phi(-t) exp(t^2 / 2) (t + 3) = TAIL[0] + TAIL[1] w + ...` with `w = (t - 3) / (t + 3)`, for `0 <= t <= 13`, where
-/// `Phi` is the normal distribution function; relative error 3.9e-8. The substitution keeps the coefficients small, so
-/// that rounding does not grow (Shepherd and Laframboise 1981 use it for the error function).
-const TAIL: [f32; 9] = [
-    7.290_836_6e-1,
-    -5.093_322_4e-1,
-    2.300_192_4e-1,
-    -4.725_738e-2,
-    -1.047_944e-2,
-    6.930_303_8e-3,
-    1.077_650_8e-3,
-    -9.126_332_6e-4,
-    -2.729_945e-4,
+/// `Phi(x) = 1/2 + u (NORMAL[0] + NORMAL[1] s + ...)` with `u = x / NORMAL_END` and `s = 2 u^2 - 1`, for `|u| <= 1`, where
+/// `Phi` is the normal distribution function; 1.4 * 2^-24 off, and 3.6 * 2^-24 with all roundings. The sum is exactly 1/2 at
+/// the end, so that `Phi` becomes 0 and 1 there; `s` keeps the coefficients small, so that rounding does not grow.
+const NORMAL: [f32; 14] = [
+    7.069_616e-1,
+    -3.524_146_7e-1,
+    2.606_302_8e-1,
+    -2.087_929_7e-1,
+    1.683_397e-1,
+    -1.311_553_3e-1,
+    9.620_123e-2,
+    -6.826_713e-2,
+    4.763_957e-2,
+    -2.641_427_7e-2,
+    9.796_728e-3,
+    -7.365_581_6e-3,
+    7.653_07e-3,
+    -2.812_266e-3,
 ];
+/// From here on `Phi` is within 1.3 * 2^-24 of 1.
+const NORMAL_END: f32 = 5.25;
 /// `tanh(x) = x + x^3 (TANH[0] + TANH[1] x^2 + ...)` for `|x| <= 0.625`, relative error 4.1e-9.
 const TANH: [f32; 5] = [-3.333_328_4e-1, 1.333_149_1e-1, -5.374_349_7e-2, 2.065_058_8e-2, -5.717_045e-3];
 
@@ -88,22 +91,14 @@ unsafe fn x_sigmoid<V: Arithmetic>(x: V, u: V) -> V {
     unsafe { x.div(exp(V::splat(0.0).sub(u)).add(V::splat(1.0))) }
 }
 
-/// `x Phi(x) = max(x, 0) - t Phi(-t)` with `t = |x|`, which cancels nowhere.
+/// `x Phi(x)`, off by a few roundings of `x`: where `Phi` is small its own digits are not needed.
 #[inline(always)]
 unsafe fn gelu_erf<V: Arithmetic>(x: V) -> V {
     // SAFETY: the caller vouches for the processor.
     unsafe {
-        // From 13 on `t Phi(-t)` is below 1e-37, and so it stays; keeps infinities out, and the power of two normal.
-        let t = V::splat(13.0).min(x.abs());
-        let q = V::splat(1.0).div(t.add(V::splat(3.0)));
-        let w = t.sub(V::splat(3.0)).mul(q);
-        // exp(-t^2 / 2) as a power of two: rounding the exponent weighs as much as rounding `t^2` does.
-        let u = t.mul(t).mul(V::splat(-0.5 * std::f32::consts::LOG2_E));
-        let n = u.round();
-        let f = u.sub(n);
-        let density = polynomial(f, &EXP2).mul_add(f, V::splat(1.0)).scale(n);
-        let tail = density.mul(q).mul(polynomial(w, &TAIL));
-        V::splat(0.0).max(x).sub(t.mul(tail))
+        let u = V::splat(1.0).min(V::splat(-1.0).max(x.mul(V::splat(1.0 / NORMAL_END))));
+        let s = u.mul(u).mul_add(V::splat(2.0), V::splat(-1.0));
+        x.mul(polynomial(s, &NORMAL).mul_add(u, V::splat(0.5)))
     }
 }
 
