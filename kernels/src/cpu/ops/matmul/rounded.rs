@@ -7,9 +7,7 @@ use super::End;
 use super::split::{Blocks, Task, share};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{
-    Ending, PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow,
-};
+use crate::cpu::op_table::{Ending, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
@@ -125,11 +123,10 @@ impl Product<'_> {
             self.multiply(panels, blocks.start, (ptr::null(), 0));
             return;
         }
-        let together = if blocks.len() > FEW_BLOCKS {
-            (MANY_BLOCKS_WEIGHTS / self.w.panel_size()).max(PANELS)
-        } else {
-            (FEW_BLOCKS_WEIGHTS / self.w.panel_size()).max(1)
-        };
+        let weights = if blocks.len() > FEW_BLOCKS { MANY_BLOCKS_WEIGHTS } else { FEW_BLOCKS_WEIGHTS };
+        // As equal as can be: a short group at the end would leave the next weights little time to come.
+        let groups = panels.len().div_ceil((weights / self.w.panel_size()).max(1));
+        let together = panels.len().div_ceil(groups);
         for first in panels.clone().step_by(together) {
             let end = panels.end.min(first + together);
             let next = ahead.min(end + together) - end;

@@ -6,8 +6,8 @@ use crate::cpu::ThreadPool;
 use crate::cpu::op_table::PANELS;
 use crate::cpu::packed::PackedMatrix;
 
-/// Tasks per thread: enough to balance threads of unequal speed.
-const TASKS_PER_THREAD: usize = 6;
+/// Tasks per thread: enough to balance threads of unequal speed; with more, the end of each would weigh more.
+const TASKS_PER_THREAD: usize = 3;
 /// The same when all rows are in one block: a task then only reads weights, and the last one is waited for.
 const TASKS_PER_READER: usize = 64;
 /// Flops below which a second thread does not pay, reading weights counted as [`FLOPS_PER_BYTE`]: about 5 us of one
