@@ -134,8 +134,8 @@ pub fn plan(
         })?;
     let costs = run.costs(walk.session(), &sensitivities, journal, on_step)?;
     let mut rows = run.rows(walk.session(), &sensitivities, &costs)?;
-    let problem = run.problem(walk.session(), &mut rows, &costs)?;
-    let (additive_loss, additive_energy) = run.additivity(&mut walk, &problem, &costs, journal, on_step)?;
+    let (problem, trials) = run.problems(walk.session(), &mut rows, &costs)?;
+    let (additive_loss, additive_energy) = run.additivity(&mut walk, &trials, &costs, journal, on_step)?;
     let front = Front::of(&problem, &Limits { sensitivity_nats: None, ..settings.limits });
     let slope = additive_loss.as_ref().map_or(1.0, |fit| fit.slope);
     let (best, rounds) = run.solve(&mut walk, &problem, &front, slope, journal, on_step)?;

@@ -199,24 +199,27 @@ impl Run<'_> {
     }
 
     /// What the planner may choose from. A strategy whose saving is within the noise is no choice, unless bytes or time
-    /// have a limit that it may be wanted for.
-    pub(super) fn problem(&self, session: &Session, rows: &mut [GroupRow], costs: &Costs) -> Result<Problem> {
+    /// have a limit that it may be wanted for. The second problem is that of the random plans: where no strategy is a
+    /// choice beside the reference, all are, since whether costs add up has nothing to do with what they come to.
+    pub(super) fn problems(
+        &self,
+        session: &Session,
+        rows: &mut [GroupRow],
+        costs: &Costs,
+    ) -> Result<(Problem, Problem)> {
         let limits = &self.settings.limits;
         let objective = self.settings.objective;
         let is_cost_all = limits.size_bytes.is_none() && limits.duration_s.is_none();
         let mut problem = Problem { objective, ..Problem::default() };
+        let mut of_trials = Vec::with_capacity(self.groups.len());
         for ((group, row), costs) in self.groups.iter().zip(rows.iter_mut()).zip(&costs.pairs) {
             let pinned = self.pinned(group);
-            let mut choices = Vec::new();
+            let (mut choices, mut all) = (Vec::new(), Vec::new());
             for (index, pair) in row.pairs.iter_mut().enumerate() {
                 let (strategy, Some(cost)) = (self.strategies[index], pair.cost) else { continue };
                 let is_pinned = pinned == Some(strategy);
                 if pinned.is_some() && !is_pinned {
                     pair.excluded = Some("another strategy is pinned".to_owned());
-                    continue;
-                }
-                if index > 0 && is_cost_all && !is_pinned && !saves(&cost, objective) {
-                    pair.excluded = Some(format!("saves no {} beyond the noise", objective.name()));
                     continue;
                 }
                 let sensitivity_nats = match &pair.outcome {
@@ -229,6 +232,11 @@ impl Run<'_> {
                     size_bytes: self.size_bytes(group, strategy),
                     duration_s: cost.duration_s,
                 };
+                all.push(Choice { strategy: index, totals });
+                if index > 0 && is_cost_all && !is_pinned && !saves(&cost, objective) {
+                    pair.excluded = Some(format!("saves no {} beyond the noise", objective.name()));
+                    continue;
+                }
                 choices.push(Choice { strategy: index, totals });
             }
             if choices.is_empty() {
@@ -239,13 +247,15 @@ impl Run<'_> {
             problem.fixed.energy_j -= reference.energy_j;
             problem.fixed.duration_s -= reference.duration_s;
             problem.fixed.size_bytes -= self.size_bytes(group, self.settings.reference);
+            of_trials.push(if choices.len() > 1 { choices.clone() } else { all });
             problem.groups.push(choices);
         }
         // What no group accounts for is the whole less its groups, whatever the groups add up to.
         problem.fixed.energy_j += costs.reference.energy_j.unwrap_or(0.0);
         problem.fixed.duration_s += costs.reference.duration_s;
         problem.fixed.size_bytes += session.weight_bytes() as f64;
-        Ok(problem)
+        let trials = Problem { groups: of_trials, ..problem.clone() };
+        Ok((problem, trials))
     }
 }
 
