@@ -89,6 +89,21 @@ impl ModelGraph {
         &self.weights[id.index()]
     }
 
+    /// The module of the linear whose result a step reads first, at most normed or rotated on the way: of an attention,
+    /// that of its queries.
+    pub fn projection_of(&self, step: &Step) -> Option<ModuleId> {
+        let first = |step: &Step| step.op.inputs().first().map(|operand| operand.value);
+        let mut value = first(step)?;
+        loop {
+            let source = self.steps.iter().find(|step| step.op.output() == Some(value))?;
+            match source.op {
+                Op::Linear { .. } => return Some(source.module),
+                Op::Rope { .. } | Op::Norm { .. } => value = first(source)?,
+                _ => return None,
+            }
+        }
+    }
+
     /// Whether some linear multiplies with the weight of this index; otherwise it is a table, or no matrix.
     pub(crate) fn is_multiplied(&self, index: usize) -> bool {
         let multiplies =

@@ -10,7 +10,7 @@ use joulewise_kernels::format::Format;
 use crate::calibration::Calibration;
 use crate::error::{EngineError, Result};
 use crate::graph::ModelGraph;
-use crate::module::{Module, ModuleId, ModuleKind};
+use crate::module::{Module, ModuleKind};
 use crate::op::Op;
 
 /// A choice of precision that users name: for a whole model, or for single modules by the rules of a plan.
@@ -232,10 +232,16 @@ impl PrecisionPlan {
         Ok(roundings.into())
     }
 
-    /// What the products of each module's attention may round, by module.
+    /// What the products of each module's attention may round, by module. An attention has no weights that a rule could
+    /// name: it goes with the projection of its queries.
     pub fn attention_products(&self, graph: &ModelGraph) -> Arc<[AttentionProducts]> {
-        let modules = (0..graph.modules.len() as u32).map(|id| graph.modules.get(ModuleId(id)));
-        modules.map(|module| self.precision(module).attention_products()).collect()
+        let mut products = vec![AttentionProducts::F32; graph.modules.len()];
+        for step in graph.steps.iter().filter(|step| matches!(step.op, Op::Attention { .. })) {
+            let deciding = graph.projection_of(step).unwrap_or(step.module);
+            let precision = self.precision(graph.modules.get(deciding));
+            products[step.module.index()] = precision.attention_products();
+        }
+        products.into()
     }
 
     /// Format of each weight of a model. A weight that several modules use (a tied head) gets the widest format that

@@ -7,6 +7,7 @@ mod tiny;
 use joulewise_engine::{
     CpuBackend, EngineError, ForwardOptions, Op, PrecisionPlan, Session, SessionOptions, Strategy, TokenBatch,
 };
+use joulewise_kernels::args::AttentionProducts;
 use tiny::RandomWeights;
 
 const ALL_LOGITS: ForwardOptions = ForwardOptions { all_logits: true, keep_hidden_states: false };
@@ -51,6 +52,26 @@ fn a_changed_weight_is_the_same_from_the_start_or_from_the_step_that_uses_it() {
     assert!(paused.size_bytes() > 0);
     assert_eq!(variant.finish(&paused).unwrap().data, expected);
     assert_ne!(session.finish(&paused).unwrap().data, expected, "the session keeps its own weights");
+}
+
+#[test]
+fn an_attention_rounds_as_its_projection_does() {
+    let graph = tiny::decoder();
+    let rule = |pattern: &str| PrecisionPlan {
+        rules: vec![(pattern.to_owned(), Strategy::Int8Dynamic)],
+        ..Strategy::Fp32.into()
+    };
+    // Which layers' attentions may round: rotation stands between them and what rules can name.
+    let rounded = |plan: &PrecisionPlan| -> Vec<bool> {
+        let products = plan.attention_products(&graph);
+        let attentions = graph.steps.iter().filter(|step| matches!(step.op, Op::Attention { .. }));
+        attentions.map(|step| products[step.module.index()] == AttentionProducts::Bf16).collect()
+    };
+    let (none, all) = (rounded(&Strategy::Fp32.into()), rounded(&Strategy::Int8Dynamic.into()));
+    assert!(none.len() > 1 && none.iter().all(|rounded| !rounded) && all.iter().all(|rounded| *rounded));
+    let second: Vec<bool> = (0..none.len()).map(|layer| layer == 1).collect();
+    assert_eq!(rounded(&rule("layers.1.attn.qkv")), second);
+    assert_eq!(rounded(&rule("layers.1.attn.out")), none);
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn groups() -> Vec<Group> {
             block: module.2,
             modules: vec![ModuleId(index as u32 + 1)],
             paths: vec![module.0.to_owned()],
+            followers: Vec::new(),
             weights: Vec::new(),
             parameters: 1000,
             is_wide: false,

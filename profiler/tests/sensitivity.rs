@@ -39,6 +39,8 @@ fn groups_follow_from_what_steps_read() {
     assert_eq!(names, expected);
     assert_eq!(groups[0].kind_name(), "embedding + head");
     assert_eq!((groups[0].parameters, groups[2].parameters), (40 * 32, 3 * 32 * 32));
+    let followers: Vec<usize> = groups.iter().map(|group| group.followers.len()).collect();
+    assert_eq!(followers, [0, 0, 1, 0, 0, 0, 1, 0, 0, 0], "attentions go with their projections");
     assert!(groups[1].is_wide && !groups[1].may_be(Strategy::Int8Weight) && groups[1].may_be(Strategy::Bf16));
 }
 

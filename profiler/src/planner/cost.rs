@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use joulewise_engine::{Session, TokenBatch};
+use joulewise_engine::{ModuleId, Session, TokenBatch};
 use serde::{Deserialize, Serialize};
 
 use super::group::Group;
@@ -95,8 +95,8 @@ impl RequestCost {
         let of_group = |group: &Group, is_first_order: bool| {
             sum(&|phase| {
                 let attribution = if is_first_order { Attribution::FirstOrder } else { phase.attribution };
-                let rows: Vec<_> =
-                    phase.modules.iter().filter(|row| group.paths.contains(&row.path)).collect();
+                let is_of = |id: ModuleId| group.modules.contains(&id) || group.followers.contains(&id);
+                let rows: Vec<_> = phase.modules.iter().filter(|row| is_of(ModuleId(row.id))).collect();
                 Figure {
                     energy_j: rows.iter().map(|row| row.energy(attribution).energy_j).sum(),
                     duration_s: rows.iter().map(|row| row.timing(attribution).duration_s).sum(),

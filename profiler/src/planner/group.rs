@@ -2,7 +2,8 @@
 //!
 //! Projections that read the same values (query, key and value; gate and up) are one group, because servers fuse them
 //! and demand one scheme; a table that is also the head is one weight and thus one group. Norms and biases are never
-//! quantized and are in no group; tables of positions and token types are never narrowed below 16 bits. All of this
+//! quantized and are in no group; an attention, which has no weights, goes with the projection of its queries, whose
+//! format says whether its products are rounded; tables of positions and token types are never narrowed below 16 bits. All of this
 //! follows from the steps of the model; no name is looked at.
 
 use joulewise_engine::{IndexInput, ModelGraph, ModuleId, ModuleKind, Op, Strategy, ValueId, WeightId};
@@ -20,6 +21,8 @@ pub struct Group {
     pub modules: Vec<ModuleId>,
     /// The paths of its modules, in program order.
     pub paths: Vec<String>,
+    /// Modules without weights that its format decides on, too.
+    pub followers: Vec<ModuleId>,
     /// Its weights.
     pub weights: Vec<WeightId>,
     /// Elements of its weights.
@@ -86,6 +89,7 @@ impl Group {
             block: uses.first().and_then(|used| graph.modules.get(used.module).block),
             modules: uses.iter().map(|used| used.module).collect(),
             paths,
+            followers: followers(graph, uses),
             parameters: weights.iter().map(|weight| graph.weight(*weight).shape.elements()).sum(),
             weights,
             is_wide: uses.iter().any(|used| used.is_wide),
@@ -106,6 +110,14 @@ impl Group {
     pub fn has(&self, module: ModuleId) -> bool {
         self.modules.contains(&module)
     }
+}
+
+/// The attentions whose queries come from one of these.
+fn followers(graph: &ModelGraph, uses: &[Use]) -> Vec<ModuleId> {
+    let attentions = graph.steps.iter().filter(|step| matches!(step.op, Op::Attention { .. }));
+    let is_of = |module: ModuleId| uses.iter().any(|used| used.module == module);
+    let followers = attentions.filter(|step| graph.projection_of(step).is_some_and(is_of));
+    followers.map(|step| step.module).collect()
 }
 
 /// Several paths as one name: what they share, and in braces what they do not.

@@ -146,11 +146,12 @@ impl RequestProfile {
     }
 }
 
-/// The modules whose cost depends on each group's format: its own, and those without weights that some strategy does at
+/// The modules whose cost depends on each group's format: its own, those that follow it, and those without weights that some strategy does at
 /// once with them. One format does a norm within the product behind it and another does not, so that the norm is part of
 /// what is compared.
 fn concerned(groups: &[Group], profiles: &[RequestProfile]) -> Vec<Vec<ModuleId>> {
-    let mut concerned: Vec<Vec<ModuleId>> = groups.iter().map(|group| group.modules.clone()).collect();
+    let own = |group: &Group| [group.modules.clone(), group.followers.clone()].concat();
+    let mut concerned: Vec<Vec<ModuleId>> = groups.iter().map(own).collect();
     let is_free = |module: &ModuleId| !groups.iter().any(|group| group.has(*module));
     let phases = profiles.iter().flat_map(|profile| &profile.phases).map(|(phase, _)| phase);
     for class in phases.flat_map(|phase| &phase.classes) {
