@@ -47,11 +47,6 @@ __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;"
 template <int PENDING> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // Rows `first ..` of a head into shared memory, zeros where there are none. `is_aligned`: rows consist of whole 16-byte
 // pieces.

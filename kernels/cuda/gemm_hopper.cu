@@ -110,29 +110,7 @@ template <int COUNT> struct Columns {
 // Pairs of neighbours of a residual, on their way from memory: of rows `row` and `row + 8`, columns col + 8 j and the next.
 struct Residual {
     uint2 raw[2][4];
-    __device__ __forceinline__ void load(const Task &task, int row, int col, int n) {
-        const bool is_f32 = task.residual_type == IS_F32;
-        const bool is_paired = task.residual_stride % 2 == 0 && ((u64)task.residual & (is_f32 ? 7 : 3)) == 0;
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const u64 at = (u64)(row + 8 * h) * task.residual_stride + col + 8 * j;
-                const bool is_there = row + 8 * h < task.m && col + 8 * j < n, is_next = col + 8 * j + 1 < n;
-                raw[h][j] = make_uint2(0, 0);
-                if (!is_there)
-                    continue;
-                if (is_f32) {
-                    const u32 *from = (const u32 *)task.residual + at;
-                    raw[h][j] = is_paired && is_next ? *(const uint2 *)from : make_uint2(from[0], is_next ? from[1] : 0);
-                } else {
-                    const u16 *from = (const u16 *)task.residual + at;
-                    raw[h][j].x = is_paired && is_next ? *(const u32 *)from : from[0] | (is_next ? (u32)from[1] << 16 : 0);
-                }
-            }
-    }
-    // The same without a branch between the requests, for who has registers left. What does not exist is some other: it ends
-    // in results that are dropped.
+    // Without a branch between the requests: what does not exist is some other and ends in results that are dropped.
     template <typename F> __device__ __forceinline__ void each(const Task &task, int row, int col, int n, F load) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -142,7 +120,7 @@ struct Residual {
                 raw[h][j] = load(start + min(col + 8 * j, n - 1), start + min(col + 8 * j + 1, n - 1));
         }
     }
-    __device__ __forceinline__ void load_at_once(const Task &task, int row, int col, int n) {
+    __device__ __forceinline__ void load(const Task &task, int row, int col, int n) {
         const u32 *words = (const u32 *)task.residual;
         const u16 *halves = (const u16 *)task.residual;
         const bool is_f32 = task.residual_type == IS_F32;
@@ -216,12 +194,53 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
         });
 }
 
-// The usual case by itself: sums and a bias, all columns of a tile without a branch between them. A warp has no other one to
-// hide behind while it does this.
-template <typename T, int COUNT>
+// A residual whose 16-bit elements can be had in pairs, its columns in whole pieces: the first pieces are requested before the
+// products, as many as there are registers for. Of a thread's rows, columns 8 j and the next of each piece. What does not exist
+// is some other and ends in results that are dropped.
+template <typename T> struct ResidualAhead {
+    static constexpr int PIECES = Element<T>::has_scales ? 3 : 4;
+    const u32 *from;
+    int below, cols;
+    u32 raw[PIECES][2][4];
+    __device__ __forceinline__ void start(const Task &task, int row, int col, int n) {
+        row = min(row, task.m - 1);
+        from = (const u32 *)task.residual + ((u64)row * task.residual_stride + col) / 2;
+        below = row + 8 < task.m ? 4 * task.residual_stride : 0;
+        cols = n - col;
+#pragma unroll
+        for (int piece = 0; piece < PIECES; piece++)
+            load(piece);
+    }
+    __device__ __forceinline__ void load(int piece) {
+        const u32 *at = from + (piece * PIECE < cols ? piece * PIECE / 2 : 0);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                // Volatile, or all of it would be requested at once, and not fit.
+                asm volatile("ld.global.u32 %0, [%1];"
+                             : "=r"(raw[piece % PIECES][h][j])
+                             : "l"(at + (h == 0 ? 0 : below) + 4 * j));
+    }
+    __device__ __forceinline__ void add(float (&v)[2][8], int type, int piece) const {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float2 pair = unpack_pair(raw[piece % PIECES][h][j], type);
+                v[h][2 * j] += pair.x;
+                v[h][2 * j + 1] += pair.y;
+            }
+    }
+};
+
+// The usual cases by themselves: sums, scaled, a bias and a residual of pairs, all columns of a tile without a branch between
+// them. A warp has no other one to hide behind while it does this.
+template <typename T, int COUNT, bool HAS_RESIDUAL>
 __device__ __forceinline__ void finish_plain(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes,
-                                             int &box, const float (&d)[COUNT], const Columns<COUNT / 32> &bias,
-                                             int first_row) {
+                                             int &box, const typename Element<T>::Sum (&d)[COUNT],
+                                             const Columns<COUNT / 32> &scale, const Columns<COUNT / 32> &bias,
+                                             const float (&of_row)[2], ResidualAhead<T> &residual, int first_row) {
     const int lane = threadIdx.x % 32, n = select(task.n, place.matrix);
 #pragma unroll
     for (int i = 0; i < COUNT / 32; i++) {
@@ -233,9 +252,14 @@ __device__ __forceinline__ void finish_plain(const Task &task, const TensorMap *
         u8 *to = boxes + box * BOX_BYTES;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+            const int piece = 2 * i + half;
             float v[2][8];
-            const float ones[2] = {1, 1};
-            take<T>(v, d, Columns<COUNT / 32>(), bias, ones, 2 * i + half);
+            take<T>(v, d, scale, bias, of_row, piece);
+            if (HAS_RESIDUAL) {
+                residual.add(v, task.residual_type, piece);
+                if (piece + residual.PIECES < COUNT / 16)
+                    residual.load(piece + residual.PIECES);
+            }
 #pragma unroll
             for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -253,24 +277,23 @@ __device__ __forceinline__ void finish_plain(const Task &task, const TensorMap *
 
 // A warp's 16 rows of a tile, from sums to results. 16-bit results go through the warp's two boxes in shared memory, `box`
 // the next one, from where they are copied while the warp multiplies again.
-template <typename T, int COUNT, bool IS_GATE>
+template <typename T, int COUNT, bool IS_GATE, bool HAS_RESIDUAL>
 __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes, int &box,
                                        const typename Element<T>::Sum (&d)[COUNT], const Columns<COUNT / 32> &scale,
-                                       const Columns<COUNT / 32> &bias, const float (&of_row)[2], int first_row) {
+                                       const Columns<COUNT / 32> &bias, const float (&of_row)[2],
+                                       ResidualAhead<T> &residual, int first_row) {
     const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32, row = first_row + lane / 4;
     const int n = select(task.n, place.matrix), first_col = place.col + lane % 4 * 2;
-    const bool has_residual = !IS_GATE && task.residual;
-    // With scales at hand there are no registers for it.
-    if constexpr (!IS_GATE && !Element<T>::has_scales)
-        if (!has_residual && task.kind == NO_ACTIVATION && task.has_y_maps) {
-            finish_plain<T>(task, maps, place, boxes, box, d, bias, first_row);
+    if constexpr (HAS_RESIDUAL) {
+        finish_plain<T, COUNT, true>(task, maps, place, boxes, box, d, scale, bias, of_row, residual, first_row);
+        return;
+    }
+    if constexpr (!IS_GATE)
+        if (!task.residual && task.kind == NO_ACTIVATION && task.has_y_maps) {
+            finish_plain<T, COUNT, false>(task, maps, place, boxes, box, d, scale, bias, of_row, residual, first_row);
             return;
         }
     void *y = select(task.y, place.matrix);
-    // Requested one piece ahead.
-    Residual next;
-    if (has_residual)
-        next.load(task, row, first_col, n);
 #pragma unroll 1
     for (int piece = 0; piece < PIECES && place.col + piece * PIECE < n; piece++) {
         const int col = first_col + piece * PIECE;
@@ -285,19 +308,13 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
             for (int i = 0; i < 8; i++)
                 v[0][i] *= u[0][i], v[1][i] *= u[1][i];
         }
-        if (has_residual) {
-            const Residual residual = next;
-            if (piece + 1 < PIECES)
-                next.load(task, row, col + PIECE, n);
+        if (!IS_GATE && task.residual)
 #pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const float2 pair = residual.pair(task.residual_type, h, j);
-                    v[h][2 * j] += pair.x;
-                    v[h][2 * j + 1] += pair.y;
-                }
-        }
+            for (int i = 0; i < 16; i++) {
+                const int r = row + i / 8 * 8, c = col + i % 8 / 2 * 8 + i % 2;
+                if (r < task.m && c < n)
+                    v[i / 8][i % 8] += load_one(task.residual, task.residual_type, (u64)r * task.residual_stride + c);
+            }
         if (!task.has_y_maps) {
             store_pairs(y, task, row, n, col, v);
             continue;
@@ -407,7 +424,7 @@ template <typename T, bool IS_GATE> struct Share {
         for (int h = 0; h < 2; h++)
             of_row[h] = Element<T>::has_scales ? task.row_scale[min(row + 8 * h, task.m - 1)] : 1.0f;
         if (!IS_GATE && task.residual)
-            residual.load_at_once(task, row, col, n);
+            residual.load(task, row, col, n);
     }
 
     // Values of the sums that every block has at `address`.
@@ -461,7 +478,7 @@ template <typename T, bool IS_GATE> struct Share {
     }
 };
 
-template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT>
+template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT, bool HAS_RESIDUAL>
 __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
     const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
@@ -567,6 +584,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
             // Requested before the products, in time for what comes behind them.
             Columns<N / 64> scale, bias;
             float of_row[2] = {1, 1};
+            ResidualAhead<T> residual;
             Share<T, IS_GATE> share;
             const int row_groups = min(4 * GROUPS, (task.m - at.row + 15) / 16);
             const int pieces = min(COLS, select(task.n, at.matrix) - at.col + PIECE - 1) / PIECE;
@@ -584,6 +602,8 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                         if (first_row + h * 8 + lane / 4 < task.m)
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
                 }
+                if (HAS_RESIDUAL)
+                    residual.start(task, first_row + lane / 4, at.col + lane % 4 * 2, n);
             }
             int last = 0;
             for (int i = first; i < end; i++) {
@@ -629,7 +649,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
             arrive<BLOCKS>(empty + 8 * last, lane);
             if (first_row >= task.m)
                 continue;
-            finish<T, N / 2, IS_GATE>(task, y, at, boxes, box, d, scale, bias, of_row, first_row);
+            finish<T, N / 2, IS_GATE, HAS_RESIDUAL>(task, y, at, boxes, box, d, scale, bias, of_row, residual, first_row);
         }
         // A block's memory must not go while it is copied.
         if (lane == 0)
@@ -640,7 +660,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
         meet_cluster();
 }
 
-#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, CLUSTER)                                                   \
+#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL, CLUSTER)                                     \
     extern "C" __global__ void CLUSTER __launch_bounds__(128 + 128 * GROUPS, 3 - GROUPS)                               \
         NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2, const float *bias0,          \
              const float *bias1, const float *bias2, const float *scale0, const float *scale1, const float *scale2,    \
@@ -663,21 +683,24 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                      splits,                                                                                           \
                      has_constant_weights,                                                                             \
                      box_rows};                                                                                        \
-        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT>(&maps.x, maps.w, maps.y, task);                                  \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL>(&maps.x, maps.w, maps.y, task);                    \
     }
 // By rows and columns of a tile, or rows of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \
-    GEMM(NAME##_256x256, T, 2, 256, 2, false, false, __cluster_dims__(2, 1, 1))                                        \
-    GEMM(NAME##_256x256_gate, T, 2, 256, 2, true, false, __cluster_dims__(2, 1, 1))                                    \
-    GEMM(NAME##_128x128, T, 2, 128, 1, false, false, )                                                                 \
-    GEMM(NAME##_128x128_gate, T, 2, 128, 1, true, false, )                                                             \
-    GEMM(NAME##_128x128_split, T, 2, 128, 1, false, true, )                                                            \
-    GEMM(NAME##_128x128_gate_split, T, 2, 128, 1, true, true, )                                                        \
-    GEMM(NAME##_64x128, T, 1, 128, 1, false, false, )                                                                  \
-    GEMM(NAME##_64x128_gate, T, 1, 128, 1, true, false, )                                                              \
-    GEMM(NAME##_64x128_split, T, 1, 128, 1, false, true, )                                                             \
-    GEMM(NAME##_64x128_gate_split, T, 1, 128, 1, true, true, )                                                         \
-    GEMM(NAME##_64x64_split, T, 1, 64, 1, false, true, )
+    GEMM(NAME##_256x256, T, 2, 256, 2, false, false, false, __cluster_dims__(2, 1, 1))                                 \
+    GEMM(NAME##_256x256_residual, T, 2, 256, 2, false, false, true, __cluster_dims__(2, 1, 1))                         \
+    GEMM(NAME##_256x256_gate, T, 2, 256, 2, true, false, false, __cluster_dims__(2, 1, 1))                             \
+    GEMM(NAME##_128x128, T, 2, 128, 1, false, false, false, )                                                          \
+    GEMM(NAME##_128x128_residual, T, 2, 128, 1, false, false, true, )                                                  \
+    GEMM(NAME##_128x128_gate, T, 2, 128, 1, true, false, false, )                                                      \
+    GEMM(NAME##_128x128_split, T, 2, 128, 1, false, true, false, )                                                     \
+    GEMM(NAME##_128x128_gate_split, T, 2, 128, 1, true, true, false, )                                                 \
+    GEMM(NAME##_64x128, T, 1, 128, 1, false, false, false, )                                                           \
+    GEMM(NAME##_64x128_residual, T, 1, 128, 1, false, false, true, )                                                   \
+    GEMM(NAME##_64x128_gate, T, 1, 128, 1, true, false, false, )                                                       \
+    GEMM(NAME##_64x128_split, T, 1, 128, 1, false, true, false, )                                                      \
+    GEMM(NAME##_64x128_gate_split, T, 1, 128, 1, true, true, false, )                                                  \
+    GEMM(NAME##_64x64_split, T, 1, 64, 1, false, true, false, )
 #if defined(ELEMENT_f16)
 GEMMS(gemm_hopper_f16, f16)
 #elif defined(ELEMENT_bf16)

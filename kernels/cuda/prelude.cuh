@@ -122,15 +122,46 @@ __device__ __forceinline__ float block_max(float x, float *scratch) {
 // The order of ActivationKind, behind 0 = none.
 enum { NO_ACTIVATION, GELU_ERF, GELU_TANH, GELU_SIGMOID, RELU, SILU, TANH };
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// 2^x and 1 / x to about 2 ulp, in one instruction each and without a branch: what follows is done to many numbers at once.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// 1 / (1 + 2^-x): the sigmoid of x ln 2.
+__device__ __forceinline__ float sigmoid_base2(float x) { return reciprocal_fast(1.0f + exp2_fast(-x)); }
+#define LOG2_E 1.4426950408889634f
+
+// x Phi(x) = max(x, 0) - t Phi(-t) with t = |x|, and Phi(-t) = 2^P(t). P is the polynomial of degree 8 that makes the largest
+// error of t Phi(-t) for t up to 5.5 least, 7e-9; it falls all the way behind that.
+__device__ __forceinline__ float gelu_erf(float x) {
+    const float t = fabsf(x);
+    float p = -1.69040023e-6f;
+    p = fmaf(p, t, 2.50832894e-5f);
+    p = fmaf(p, t, -1.14462589e-4f);
+    p = fmaf(p, t, -3.23342358e-4f);
+    p = fmaf(p, t, 7.33338443e-3f);
+    p = fmaf(p, t, -5.27141989e-2f);
+    p = fmaf(p, t, -0.459115437f);
+    p = fmaf(p, t, -1.15112326f);
+    p = fmaf(p, t, -0.999998874f);
+    return fmaf(-t, exp2_fast(p), fmaxf(x, 0.0f));
+}
 
 __device__ __forceinline__ float activation(int kind, float x) {
     switch (kind) {
-    case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case GELU_SIGMOID: return x * sigmoid(1.702f * x);
+    case GELU_ERF: return gelu_erf(x);
+    // x / 2 (1 + tanh u) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+    case GELU_TANH:
+        return x * sigmoid_base2(2 * LOG2_E * 0.79788456080286536f * x * fmaf(0.044715f * x, x, 1.0f));
+    case GELU_SIGMOID: return x * sigmoid_base2(1.702f * LOG2_E * x);
     case RELU: return fmaxf(x, 0.0f);
-    case SILU: return x * sigmoid(x);
+    case SILU: return x * sigmoid_base2(LOG2_E * x);
     case TANH: return tanhf(x);
     default: return x;
     }

@@ -327,3 +327,70 @@ fn tiles_that_blocks_share() {
         }
     });
 }
+
+/// Residuals that Hopper requests before the products: each kernel for that, rows and columns that end within a tile, and a
+/// residual that is a part of wider rows.
+#[test]
+fn residuals_ahead_of_products() {
+    const BEFORE: usize = 2;
+    const BESIDE: usize = 6;
+    with_kernels(|kernels| {
+        let gpu = Gpu::new(kernels);
+        let mut random = Random(5);
+        let types = [(Format::F16, Format::F16), (Format::Bf16, Format::F16), (Format::F16, Format::Bf16)];
+        let mut round = 0;
+        // A low tile, a narrow one, and a pair of wide ones.
+        for (m, n, k) in [(41, 96, 112), (200, 160, 80), (1790, 1824, 144)] {
+            for format in [Format::F16, Format::Bf16, Format::Int8, Format::Fp8E4m3] {
+                for (residual_format, y_format) in types {
+                    round += 1;
+                    let rounding =
+                        if format.is_float() { InputRounding::None } else { InputRounding::PerToken };
+                    let (w, values) = gpu.matrix(format, n, k, &random.floats(n * k));
+                    let x_format = if format == Format::Bf16 { Format::Bf16 } else { Format::F16 };
+                    let (dx, x) = gpu.typed(x_format, &random.floats(m * k));
+                    let x = reference::round_inputs(
+                        Rows { data: &x, rows: m, cols: k, stride: k },
+                        rounding,
+                        format,
+                    );
+                    let stride = n + BESIDE;
+                    let (dr, residual) = gpu.typed(residual_format, &random.floats(m * stride));
+                    let bias = (round % 2 == 0).then(|| random.floats(n));
+                    let device_bias = bias.as_ref().map(|bias| gpu.floats(bias));
+                    let y = gpu.poisoned_in(y_format, m * n);
+                    let parts = [LinearPart { w: &w, bias: device_bias.as_ref(), y: y.rows(m, n) }];
+                    let input = dx.rows(m, k);
+                    let scratch = scratch(&gpu, kernels, &parts, &input);
+                    kernels
+                        .linear(&LinearArgs {
+                            x: input,
+                            norm: None,
+                            rounding,
+                            is_rounded: false,
+                            parts: &parts,
+                            gate: None,
+                            activation: None,
+                            residual: Some(dr.part(BEFORE, m, n, stride)),
+                            scratch: &scratch,
+                        })
+                        .unwrap();
+                    let mut expected = vec![0.0; m * n];
+                    let x = Rows { data: &x, rows: m, cols: k, stride: k };
+                    let out = RowsMut { data: &mut expected, rows: m, cols: n };
+                    reference::matmul(x, &values, bias.as_deref(), out);
+                    for (row, expected) in expected.chunks_mut(n).enumerate() {
+                        let added = &residual[BEFORE + row * stride..];
+                        expected.iter_mut().zip(added).for_each(|(y, added)| *y += added);
+                    }
+                    let mut bound = 2.0 * product_bound(format, x_format, y_format);
+                    if rounding != InputRounding::None {
+                        bound += 1e-5 + if format == Format::Fp8E4m3 { 2.0 * FP8_SUMS } else { 0.0 };
+                    }
+                    let what = format!("{format} m {m} n {n} k {k}, residual {residual_format} y {y_format}");
+                    close(&y.read(), &expected, bound, &what);
+                }
+            }
+        }
+    });
+}

@@ -11,6 +11,8 @@ use crate::format::Format;
 
 /// Rows of results that a warp writes.
 const WARP_ROWS: usize = 16;
+/// Columns of results that it has in hand at once.
+const PIECE_COLS: usize = 32;
 
 /// What the elements of results are, if TMA can write them: rows begin at multiples of 16 bytes.
 fn result_element(parts: &[LinearPart<'_>]) -> Option<TensorElement> {
@@ -136,7 +138,14 @@ impl CudaKernels {
                 *map = TensorMap::new(y.data, y.offset * 2, element, [m, n], n * 2, WARP_ROWS)?;
             }
         }
-        let name = format!("gemm_hopper_{element}_{}", tiling.name(is_gate));
+        // A residual that can be had in whole pieces of pairs has kernels that request it before the products.
+        let has_residual_pieces = residual.is_some_and(|residual| {
+            let is_paired = residual.format != Format::F32 && (residual.offset | residual.stride) % 2 == 0;
+            let has_usual_result = result.is_some() && activation.is_none() && tiling.splits == 1;
+            is_paired && has_usual_result && n[0] % PIECE_COLS == 0
+        });
+        let residual_suffix = if has_residual_pieces { "_residual" } else { "" };
+        let name = format!("gemm_hopper_{element}_{}{residual_suffix}", tiling.name(is_gate));
         let mut launch = Launch::new(&self.stream, self.function("gemm_hopper.cu", &name)?)
             .maps(Box::new(TensorMaps(maps)), &memory)
             .int(m)
