@@ -2,7 +2,7 @@
 //
 // A block lives as long as the kernel and takes tiles in turns. One warp of it only requests operands, four or more
 // steps ahead and across the end of a tile; one or two warpgroups multiply 64 rows each and never wait for anything but
-// operands; 16-bit results are left in shared memory, from where TMA writes them while the next tile is multiplied.
+// operands; 16-bit results pass through shared memory once more, so that whole lines of them are written.
 // Weights that no kernel writes are requested before the kernels in front are done. A step is 128 bytes along k,
 // whatever the element: so f16, bf16, int8 and fp8 share everything here but the instruction. Blocks in pairs hold
 // neighbouring rows and share the weights: each fetches half of them for both.
@@ -16,7 +16,7 @@
 #define STEP_BYTES 128
 // Columns of results that a thread has in hand at once.
 #define PIECE 32
-// Results on their way out: a warp's 16 rows of 64 columns in 16 bits, and as many that are being copied.
+// Results on their way out: a warp's 16 rows of 64 columns in 16 bits.
 #define BOX_COLS (2 * PIECE)
 #define BOX_BYTES (16 * BOX_COLS * 2)
 // Rows of tiles that are walked through column by column, so that tiles which run at once share operands.
@@ -31,8 +31,8 @@ struct Task {
     void *y[3];
     const float *row_scale;
     int y_type, kind;
-    // Whether TMA can write `y`: 16-bit elements in rows that begin at multiples of 16 bytes.
-    int has_y_maps;
+    // Whether `y` has 16-bit elements in rows that begin at multiples of 16 bytes.
+    int has_wide_rows;
     const void *residual;
     int residual_type, residual_stride;
     // Blocks that share a tile, each a stretch of k: a cluster.
@@ -78,32 +78,48 @@ template <int ROWS, int COLS, int BLOCKS> __device__ __forceinline__ int tiles_o
 }
 
 __device__ __forceinline__ float widen(float sum) { return sum; }
-// Volatile, or all sums of a tile would be converted in front of the loop that takes some of them, and not fit.
-__device__ __forceinline__ float widen(int sum) {
-    float wide;
-    asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(wide) : "r"(sum));
-    return wide;
-}
+__device__ __forceinline__ float widen(int sum) { return (float)sum; }
 
-// A number for each column of a tile; of every 64 columns a thread holds those at twice its lane.
-template <int COUNT> struct Columns {
-    float low[COUNT], high[COUNT];
-    // `from` and `joined`: for the first and the second half of the tile's columns, which a gate joins.
-    template <bool IS_GATE>
-    __device__ __forceinline__ void load(const float *from, const float *joined, int col, int n, float absent) {
+// Biases of a tile's columns in shared memory, behind scales if there are any: each warp has its own, requested before the
+// products.
+template <typename T, int N> struct Columns {
+    static constexpr int EACH = Element<T>::has_scales ? 2 : 1, BYTES = N * EACH * 4;
+    float *values;
+    // Of the i-th column; zeros where there is nothing.
+    __device__ __forceinline__ void request(int i, int which, const float *from, bool is_there) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(values + i * EACH + which)),
+                     "l"(from), "r"(is_there ? 4 : 0)
+                     : "memory");
+    }
+    template <bool IS_GATE> __device__ __forceinline__ void request(const Task &task, const Place &place) {
+        const int n = select(task.n, place.matrix), lane = threadIdx.x % 32;
+        // Every lane has what it wanted of the tile before.
+        __syncwarp();
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            const bool is_joined = IS_GATE && i >= COUNT / 2;
-            const float *values = is_joined ? joined : from;
-            const int at = col + (is_joined ? i - COUNT / 2 : i) * 64 + threadIdx.x % 32 * 2;
-            low[i] = values && at < n ? values[at] : absent;
-            high[i] = values && at + 1 < n ? values[at + 1] : absent;
+        for (int half = 0; half < 2; half++) {
+            // A gate's columns are the halves of two matrices.
+            const int matrix = IS_GATE ? half : place.matrix, first = IS_GATE ? 0 : half * (N / 2);
+            const float *bias = select(task.bias, matrix), *scale = select(task.column_scale, matrix);
+#pragma unroll
+            for (int i = lane; i < N / 2; i += 32) {
+                const int col = place.col + first + i;
+                if (EACH == 2)
+                    request(half * (N / 2) + i, 0, scale + col, col < n);
+                request(half * (N / 2) + i, EACH - 1, bias + col, bias && col < n);
+            }
         }
     }
-    // Of columns 8 j and 8 j + 1 behind the first of the i-th 64 ones, counted from the thread's own.
-    __device__ __forceinline__ float2 at(int i, int j) const {
-        const int lane = 4 * j + threadIdx.x % 4;
-        return make_float2(__shfl_sync(0xffffffffu, low[i], lane), __shfl_sync(0xffffffffu, high[i], lane));
+    __device__ __forceinline__ void wait() const {
+        asm volatile("cp.async.wait_all;" ::: "memory");
+        __syncwarp();
+    }
+    // Scale, bias, scale, bias of a thread's columns 8 j and 8 j + 1 of a piece.
+    __device__ __forceinline__ float4 at(int piece, int j) const {
+        const float *from = values + (piece * PIECE + 8 * j + threadIdx.x % 4 * 2) * EACH;
+        if (EACH == 2)
+            return *(const float4 *)from;
+        const float2 bias = *(const float2 *)from;
+        return make_float4(1, bias.x, 1, bias.y);
     }
 };
 
@@ -145,29 +161,25 @@ struct Residual {
 // The sums of 32 columns of a tile, scaled, and their bias: of both rows of a thread, four pairs of columns.
 template <typename T, int COUNT>
 __device__ __forceinline__ void take(float (&v)[2][8], const typename Element<T>::Sum (&d)[COUNT],
-                                     const Columns<COUNT / 32> &scale, const Columns<COUNT / 32> &bias,
-                                     const float (&of_row)[2], int piece) {
+                                     const Columns<T, 2 * COUNT> &columns, const float (&of_row)[2], int piece) {
 #pragma unroll
     for (int c = 0; c < COUNT / 16; c++)
         if (c == piece)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const float2 add = bias.at(c / 2, c % 2 * 4 + j);
-                float2 by = make_float2(1, 1);
-                if (Element<T>::has_scales)
-                    by = scale.at(c / 2, c % 2 * 4 + j);
+                const float4 column = columns.at(c, j);
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     float low = widen(d[16 * c + 4 * j + 2 * h]), high = widen(d[16 * c + 4 * j + 2 * h + 1]);
                     if (Element<T>::has_scales)
-                        low *= of_row[h] * by.x, high *= of_row[h] * by.y;
-                    v[h][2 * j] = low + add.x;
-                    v[h][2 * j + 1] = high + add.y;
+                        low *= of_row[h] * column.x, high *= of_row[h] * column.z;
+                    v[h][2 * j] = low + column.y;
+                    v[h][2 * j + 1] = high + column.w;
                 }
             }
 }
 
-// Results that TMA does not write: of rows `row` and `row + 8`, columns col + 8 j and the next.
+// Results of any other kind: of rows `row` and `row + 8`, columns col + 8 j and the next.
 template <typename F>
 __device__ __forceinline__ void each_pair(const Task &task, int row, int n, int col, const float (&v)[2][8], F store) {
 #pragma unroll
@@ -197,8 +209,8 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
 // A residual whose 16-bit elements can be had in pairs, its columns in whole pieces: the first pieces are requested before the
 // products, as many as there are registers for. Of a thread's rows, columns 8 j and the next of each piece. What does not exist
 // is some other and ends in results that are dropped.
-template <typename T> struct ResidualAhead {
-    static constexpr int PIECES = Element<T>::has_scales ? 3 : 4;
+struct ResidualAhead {
+    static constexpr int PIECES = 4;
     const u32 *from;
     int below, cols;
     u32 raw[PIECES][2][4];
@@ -234,63 +246,85 @@ template <typename T> struct ResidualAhead {
     }
 };
 
-// The usual cases by themselves: sums, scaled, a bias and a residual of pairs, all columns of a tile without a branch between
-// them. A warp has no other one to hide behind while it does this.
+// Results of 32 columns into the first or second half of a warp's box: rows of 128 bytes, swizzled.
+__device__ __forceinline__ void pack(u8 *box, int y_type, const float (&v)[2][8], int half) {
+    // Each thread says where a row of one of four 8 x 8 matrices belongs.
+    const int lane = threadIdx.x % 32, row = lane % 16;
+#pragma unroll
+    for (int j = 0; j < 4; j += 2) {
+        const int chunk = half * 4 + j + lane / 16;
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                         shared_address(box + row * 128 + (chunk ^ row % 8) * 16)),
+                     "r"(pack_pair(y_type, v[0][2 * j], v[0][2 * j + 1])),
+                     "r"(pack_pair(y_type, v[1][2 * j], v[1][2 * j + 1])),
+                     "r"(pack_pair(y_type, v[0][2 * j + 2], v[0][2 * j + 3])),
+                     "r"(pack_pair(y_type, v[1][2 * j + 2], v[1][2 * j + 3]))
+                     : "memory");
+    }
+}
+// A box that is full to its place: four rows at a time, a line each.
+__device__ __forceinline__ void put(const u8 *box, void *y, int m, int n, int first_row, int first_col) {
+    const int lane = threadIdx.x % 32, chunk = lane % 8, col = first_col + chunk * 8;
+    __syncwarp();
+    uint4 lines[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int row = 4 * i + lane / 8;
+        lines[i] = *(const uint4 *)(box + row * 128 + (chunk ^ row % 8) * 16);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int row = first_row + 4 * i + lane / 8;
+        if (row < m && col < n)
+            *(uint4 *)((u16 *)y + (u64)row * n + col) = lines[i];
+    }
+}
+
+// The usual cases by themselves: sums, scaled, a bias and perhaps a residual in pieces, all columns of a tile without a branch
+// between them. A warp has hardly another one to hide behind while it does this.
 template <typename T, int COUNT, bool HAS_RESIDUAL>
-__device__ __forceinline__ void finish_plain(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes,
-                                             int &box, const typename Element<T>::Sum (&d)[COUNT],
-                                             const Columns<COUNT / 32> &scale, const Columns<COUNT / 32> &bias,
-                                             const float (&of_row)[2], ResidualAhead<T> &residual, int first_row) {
-    const int lane = threadIdx.x % 32, n = select(task.n, place.matrix);
+__device__ __forceinline__ void finish_plain(const Task &task, const Place &place, u8 *box,
+                                             const typename Element<T>::Sum (&d)[COUNT],
+                                             const Columns<T, 2 * COUNT> &columns, const float (&of_row)[2],
+                                             ResidualAhead &residual, int first_row) {
+    const int n = select(task.n, place.matrix);
+    void *y = select(task.y, place.matrix);
 #pragma unroll
     for (int i = 0; i < COUNT / 32; i++) {
         if (place.col + i * BOX_COLS >= n)
             return;
-        if (lane == 0)
-            wait_put<1>();
-        __syncwarp();
-        u8 *to = boxes + box * BOX_BYTES;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int piece = 2 * i + half;
             float v[2][8];
-            take<T>(v, d, scale, bias, of_row, piece);
+            take<T>(v, d, columns, of_row, piece);
             if (HAS_RESIDUAL) {
                 residual.add(v, task.residual_type, piece);
                 if (piece + residual.PIECES < COUNT / 16)
                     residual.load(piece + residual.PIECES);
             }
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    *(u32 *)(to + (lane / 4 + 8 * h) * 128 + ((half * 4 + j) ^ (lane / 4)) * 16 + lane % 4 * 4) =
-                        pack_pair(task.y_type, v[h][2 * j], v[h][2 * j + 1]);
+            pack(box, task.y_type, v, half);
         }
-        show_copy_engine();
-        __syncwarp();
-        if (lane == 0)
-            put(maps + place.matrix, place.col + i * BOX_COLS, first_row, shared_address(to));
-        box ^= 1;
+        put(box, y, task.m, n, first_row, place.col + i * BOX_COLS);
     }
 }
 
-// A warp's 16 rows of a tile, from sums to results. 16-bit results go through the warp's two boxes in shared memory, `box`
-// the next one, from where they are copied while the warp multiplies again.
+// A warp's 16 rows of a tile, from sums to results.
 template <typename T, int COUNT, bool IS_GATE, bool HAS_RESIDUAL>
-__device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, const Place &place, u8 *boxes, int &box,
-                                       const typename Element<T>::Sum (&d)[COUNT], const Columns<COUNT / 32> &scale,
-                                       const Columns<COUNT / 32> &bias, const float (&of_row)[2],
-                                       ResidualAhead<T> &residual, int first_row) {
+__device__ __forceinline__ void finish(const Task &task, const Place &place, u8 *box,
+                                       const typename Element<T>::Sum (&d)[COUNT],
+                                       const Columns<T, 2 * COUNT> &columns, const float (&of_row)[2],
+                                       ResidualAhead &residual, int first_row) {
     const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32, row = first_row + lane / 4;
     const int n = select(task.n, place.matrix), first_col = place.col + lane % 4 * 2;
     if constexpr (HAS_RESIDUAL) {
-        finish_plain<T, COUNT, true>(task, maps, place, boxes, box, d, scale, bias, of_row, residual, first_row);
+        finish_plain<T, COUNT, true>(task, place, box, d, columns, of_row, residual, first_row);
         return;
     }
     if constexpr (!IS_GATE)
-        if (!task.residual && task.kind == NO_ACTIVATION && task.has_y_maps) {
-            finish_plain<T, COUNT, false>(task, maps, place, boxes, box, d, scale, bias, of_row, residual, first_row);
+        if (!task.residual && task.kind == NO_ACTIVATION && task.has_wide_rows) {
+            finish_plain<T, COUNT, false>(task, place, box, d, columns, of_row, residual, first_row);
             return;
         }
     void *y = select(task.y, place.matrix);
@@ -298,12 +332,12 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
     for (int piece = 0; piece < PIECES && place.col + piece * PIECE < n; piece++) {
         const int col = first_col + piece * PIECE;
         float v[2][8];
-        take<T>(v, d, scale, bias, of_row, piece);
+        take<T>(v, d, columns, of_row, piece);
         activate_eight(task.kind, v[0]);
         activate_eight(task.kind, v[1]);
         if (IS_GATE) {
             float u[2][8];
-            take<T>(u, d, scale, bias, of_row, piece + PIECES);
+            take<T>(u, d, columns, of_row, piece + PIECES);
 #pragma unroll
             for (int i = 0; i < 8; i++)
                 v[0][i] *= u[0][i], v[1][i] *= u[1][i];
@@ -315,30 +349,13 @@ __device__ __forceinline__ void finish(const Task &task, const TensorMap *maps, 
                 if (r < task.m && c < n)
                     v[i / 8][i % 8] += load_one(task.residual, task.residual_type, (u64)r * task.residual_stride + c);
             }
-        if (!task.has_y_maps) {
+        if (!task.has_wide_rows) {
             store_pairs(y, task, row, n, col, v);
             continue;
         }
-        if (piece % 2 == 0) {
-            if (lane == 0)
-                wait_put<1>();
-            __syncwarp();
-        }
-        u8 *to = boxes + box * BOX_BYTES;
-        // Rows of 128 bytes, swizzled.
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                *(u32 *)(to + (lane / 4 + 8 * h) * 128 + ((piece % 2 * 4 + j) ^ (lane / 4)) * 16 + lane % 4 * 4) =
-                    pack_pair(task.y_type, v[h][2 * j], v[h][2 * j + 1]);
-        if (piece % 2 == 1 || piece + 1 == PIECES || place.col + (piece + 1) * PIECE >= n) {
-            show_copy_engine();
-            __syncwarp();
-            if (lane == 0)
-                put(maps + place.matrix, place.col + piece / 2 * BOX_COLS, first_row, shared_address(to));
-            box ^= 1;
-        }
+        pack(box, task.y_type, v, piece % 2);
+        if (piece % 2 == 1 || piece + 1 == PIECES || place.col + (piece + 1) * PIECE >= n)
+            put(box, y, task.m, n, first_row, place.col + piece / 2 * BOX_COLS);
     }
 }
 
@@ -479,14 +496,15 @@ template <typename T, bool IS_GATE> struct Share {
 };
 
 template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT, bool HAS_RESIDUAL>
-__device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y, const Task &task) {
+__device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
     const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
     const int A_BYTES = ROWS * STEP_BYTES, B_BYTES = N * STEP_BYTES, STAGE = A_BYTES + B_BYTES;
     // Low tiles leave room for another block: the next kernel's, which fills its stages meanwhile.
     const int STAGES = GROUPS == 2 ? 4 * (128 + 256) / (128 + N) : N == 64 ? 6 : 4;
     const int STEP = STEP_BYTES / Element<T>::bytes;
-    const int BOXES = STAGES * STAGE, BARRIERS = BOXES + GROUPS * 4 * 2 * BOX_BYTES;
+    const int ENDINGS = STAGES * STAGE, ENDING_BYTES = BOX_BYTES + Columns<T, N>::BYTES;
+    const int BARRIERS = ENDINGS + GROUPS * 4 * ENDING_BYTES;
     const u32 tiles = shared_address(shared), full = tiles + BARRIERS, empty = full + STAGES * 8;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     int rank = 0;
@@ -497,8 +515,6 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
             prefetch_map(w + lane);
         else if (lane == 3)
             prefetch_map(x);
-        else if (!IS_SPLIT && task.has_y_maps && lane > 3 && lane < 7 && select(task.n, lane - 4) > 0)
-            prefetch_map(y + lane - 4);
     }
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
@@ -574,17 +590,16 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
         wait_for_previous();
         typedef typename Element<T>::Sum Sum;
         Sum d[N / 2];
-        u8 *boxes = shared + BOXES + ((group - 1) * 4 + warp) * 2 * BOX_BYTES;
-        int box = 0;
+        u8 *box = shared + ENDINGS + ((group - 1) * 4 + warp) * ENDING_BYTES;
+        Columns<T, N> columns = {(float *)(box + BOX_BYTES)};
         for (int tile = start; tile < count; tile += stride) {
             Place at = place<ROWS, COLS, BLOCKS>(task, tile, pair_rank);
             // Rows that do not exist need no products, only their operands have to be let go.
             const bool has_rows = at.row + (group - 1) * 64 < task.m;
             const int first_row = at.row + (group - 1) * 64 + warp * 16;
             // Requested before the products, in time for what comes behind them.
-            Columns<N / 64> scale, bias;
             float of_row[2] = {1, 1};
-            ResidualAhead<T> residual;
+            ResidualAhead residual;
             Share<T, IS_GATE> share;
             const int row_groups = min(4 * GROUPS, (task.m - at.row + 15) / 16);
             const int pieces = min(COLS, select(task.n, at.matrix) - at.col + PIECE - 1) / PIECE;
@@ -593,17 +608,14 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                 if (unit < pieces * row_groups)
                     share.load(task, at, unit % row_groups, unit / row_groups);
             } else {
-                const int matrix = IS_GATE ? 0 : at.matrix, n = select(task.n, at.matrix);
-                bias.template load<IS_GATE>(select(task.bias, matrix), task.bias[1], at.col, n, 0);
-                if (Element<T>::has_scales) {
-                    scale.template load<IS_GATE>(select(task.column_scale, matrix), task.column_scale[1], at.col, n, 0);
+                columns.template request<IS_GATE>(task, at);
+                if (Element<T>::has_scales)
 #pragma unroll
                     for (int h = 0; h < 2; h++)
                         if (first_row + h * 8 + lane / 4 < task.m)
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
-                }
                 if (HAS_RESIDUAL)
-                    residual.start(task, first_row + lane / 4, at.col + lane % 4 * 2, n);
+                    residual.start(task, first_row + lane / 4, at.col + lane % 4 * 2, select(task.n, at.matrix));
             }
             int last = 0;
             for (int i = first; i < end; i++) {
@@ -647,13 +659,11 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                 break;
             }
             arrive<BLOCKS>(empty + 8 * last, lane);
+            columns.wait();
             if (first_row >= task.m)
                 continue;
-            finish<T, N / 2, IS_GATE, HAS_RESIDUAL>(task, y, at, boxes, box, d, scale, bias, of_row, residual, first_row);
+            finish<T, N / 2, IS_GATE, HAS_RESIDUAL>(task, at, box, d, columns, of_row, residual, first_row);
         }
-        // A block's memory must not go while it is copied.
-        if (lane == 0)
-            wait_put<0>();
     }
     // A block's memory must not go while its neighbour still writes or signals there.
     if (BLOCKS == 2)
@@ -664,7 +674,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
     extern "C" __global__ void CLUSTER __launch_bounds__(128 + 128 * GROUPS, 3 - GROUPS)                               \
         NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2, const float *bias0,          \
              const float *bias1, const float *bias2, const float *scale0, const float *scale1, const float *scale2,    \
-             void *y0, void *y1, void *y2, const float *row_scale, int y_type, int kind, int has_y_maps,               \
+             void *y0, void *y1, void *y2, const float *row_scale, int y_type, int kind, int has_wide_rows,               \
              const void *residual, int residual_type, int residual_stride, int splits, int has_constant_weights,       \
              int box_rows) {                                                                                           \
         Task task = {m,                                                                                                \
@@ -676,14 +686,14 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const TensorMap *y,
                      row_scale,                                                                                        \
                      y_type,                                                                                           \
                      kind,                                                                                             \
-                     has_y_maps,                                                                                       \
+                     has_wide_rows,                                                                                       \
                      residual,                                                                                         \
                      residual_type,                                                                                    \
                      residual_stride,                                                                                  \
                      splits,                                                                                           \
                      has_constant_weights,                                                                             \
                      box_rows};                                                                                        \
-        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL>(&maps.x, maps.w, maps.y, task);                    \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL>(&maps.x, maps.w, task);                            \
     }
 // By rows and columns of a tile, or rows of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \

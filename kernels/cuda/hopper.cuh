@@ -4,9 +4,9 @@
 struct __align__(64) TensorMap {
     u64 words[16];
 };
-// Where TMA finds x and up to three matrices, and where it puts results.
+// Where TMA finds x and up to three matrices.
 struct Maps {
-    TensorMap x, w[3], y[3];
+    TensorMap x, w[3];
 };
 struct s8 {};
 struct e4m3 {};
@@ -121,19 +121,6 @@ __device__ __forceinline__ void fetch_for_both(u32 to, const TensorMap *map, int
                  "l"(map), "r"(element), "r"(row), "r"(barrier), "h"((u16)3)
                  : "memory");
 }
-// A box of results out of shared memory, in a group of its own; columns and rows that do not exist are left out.
-__device__ __forceinline__ void put(const TensorMap *map, int element, int row, u32 from) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
-                 "cp.async.bulk.commit_group;" ::"l"(map),
-                 "r"(element), "r"(row), "r"(from)
-                 : "memory");
-}
-// Until all but the last `PENDING` groups have left shared memory.
-template <int PENDING> __device__ __forceinline__ void wait_put() {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
-}
-// What this thread wrote to shared memory is there for the copy engine.
-__device__ __forceinline__ void show_copy_engine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }

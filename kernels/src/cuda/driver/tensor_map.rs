@@ -20,14 +20,14 @@ impl TensorElement {
     }
 }
 
-/// One matrix, read or written in boxes of some rows by 128 bytes, swizzled as wgmma wants them.
+/// One matrix, read in boxes of some rows by 128 bytes, swizzled as wgmma wants them.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct TensorMap(sys::CUtensorMap);
 
-/// The maps of one launch: x, up to three matrices, and their results.
+/// The maps of one launch: x and up to three matrices.
 #[repr(C)]
-pub(crate) struct TensorMaps(pub(crate) [TensorMap; 7]);
+pub(crate) struct TensorMaps(pub(crate) [TensorMap; 4]);
 
 impl TensorMap {
     /// `rows` rows of `cols` elements, `pitch_bytes` apart, from byte `offset` on.

@@ -14,15 +14,11 @@ const WARP_ROWS: usize = 16;
 /// Columns of results that it has in hand at once.
 const PIECE_COLS: usize = 32;
 
-/// What the elements of results are, if TMA can write them: rows begin at multiples of 16 bytes.
-fn result_element(parts: &[LinearPart<'_>]) -> Option<TensorElement> {
-    let element = match parts[0].y.format {
-        Format::F16 => TensorElement::F16,
-        Format::Bf16 => TensorElement::Bf16,
-        _ => return None,
-    };
-    let is_aligned = |part: &LinearPart<'_>| part.y.offset.is_multiple_of(8) && part.w.n.is_multiple_of(8);
-    parts.iter().all(is_aligned).then_some(element)
+/// Whether results have 16-bit elements in rows that begin at multiples of 16 bytes.
+fn has_wide_rows(parts: &[LinearPart<'_>]) -> bool {
+    parts.iter().all(|part| {
+        part.y.format != Format::F32 && part.y.offset.is_multiple_of(8) && part.w.n.is_multiple_of(8)
+    })
 }
 
 /// Weights as tensor cores read them.
@@ -124,24 +120,18 @@ impl CudaKernels {
         let (groups, width) = (tiling.groups(), tiling.width);
         let box_rows = work.box_rows(groups);
         let map_x = TensorMap::new(x.data, x.offset_bytes, kind, [m, k], x.pitch, box_rows)?;
-        let mut maps = [map_x; 7];
+        let mut maps = [map_x; 4];
         let mut memory: Vec<&dyn DeviceMemory> = vec![x.data];
-        for (map, (matrix, part)) in maps[1..4].iter_mut().zip(matrices.iter().zip(parts)) {
+        for (map, (matrix, part)) in maps[1..].iter_mut().zip(matrices.iter().zip(parts)) {
             let shape = [part.w.n, k];
             *map = TensorMap::new(matrix.data, matrix.offset_bytes, kind, shape, matrix.pitch, width / 2)?;
             memory.push(matrix.data);
         }
-        let result = result_element(joined);
-        if let Some(element) = result {
-            for (map, part) in maps[4..].iter_mut().zip(joined) {
-                let (y, n) = (&part.y, part.w.n);
-                *map = TensorMap::new(y.data, y.offset * 2, element, [m, n], n * 2, WARP_ROWS)?;
-            }
-        }
+        let has_wide_rows = has_wide_rows(joined);
         // A residual that can be had in whole pieces of pairs has kernels that request it before the products.
         let has_residual_pieces = residual.is_some_and(|residual| {
             let is_paired = residual.format != Format::F32 && (residual.offset | residual.stride) % 2 == 0;
-            let has_usual_result = result.is_some() && activation.is_none() && tiling.splits == 1;
+            let has_usual_result = has_wide_rows && activation.is_none() && tiling.splits == 1;
             is_paired && has_usual_result && n[0] % PIECE_COLS == 0
         });
         let residual_suffix = if has_residual_pieces { "_residual" } else { "" };
@@ -169,7 +159,7 @@ impl CudaKernels {
             .optional(x.scales)
             .int(float_code(parts[0].y.format))
             .int(activation_code(gate.or(activation)))
-            .int(usize::from(result.is_some()))
+            .int(usize::from(has_wide_rows))
             .residual(residual.as_ref())
             .int(tiling.splits)
             // Widened ones come from the kernel in front.
@@ -179,8 +169,10 @@ impl CudaKernels {
             .int(box_rows)
             .cluster(tiling.splits);
         let stage_bytes = (64 * groups + width) * STEP_BYTES + 16;
-        // Every warp has two boxes for its results.
-        let shared_bytes = tiling.stages() * stage_bytes + groups * 4 * 2 * WARP_ROWS * STEP_BYTES;
+        // Every warp has a box for its results, a bias and perhaps a scale of every column.
+        let column_bytes = if kind == TensorElement::Byte { 8 } else { 4 };
+        let ending_bytes = WARP_ROWS * STEP_BYTES + width * column_bytes;
+        let shared_bytes = tiling.stages() * stage_bytes + groups * 4 * ending_bytes;
         self.fits(OP, shared_bytes)?;
         // SAFETY: blocks or clusters take existing tiles in turns; maps describe the operands and whatever lies beyond is neither read
         // nor written; `linear` checked the shapes, and the shared memory is what the kernel lays out.
