@@ -37,17 +37,6 @@ __device__ __forceinline__ void multiply(float *c, const u32 *a, const u32 *b, b
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-
-// 16 bytes into shared memory, zeros where there is nothing to copy.
-__device__ __forceinline__ void copy16(u16 *to, const void *from, bool exists) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(exists ? 16 : 0));
-}
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
 // Rows `first ..` of a head into shared memory, zeros where there are none. `is_aligned`: rows consist of whole 16-byte
 // pieces.
 template <typename T, int DIM, int ROWS>
@@ -60,7 +49,7 @@ __device__ __forceinline__ void load_rows(u16 *to, const T *from, u64 stride, in
         int valid = first + row < end ? head_dim - d : 0;
         const T *at = from + (u64)(first + row) * stride + d;
         if (is_aligned) {
-            copy16(to + row * PITCH + d, valid > 0 ? at : from, valid > 0);
+            copy16(shared_address(to + row * PITCH + d), valid > 0 ? at : from, valid > 0);
         } else {
 #pragma unroll
             for (int e = 0; e < 8; e++)
@@ -71,36 +60,29 @@ __device__ __forceinline__ void load_rows(u16 *to, const T *from, u64 stride, in
 
 template <typename T, int DIM>
 __device__ void attention(const T *q, int q_stride, const T *k, const T *v, u64 k_stride, u64 v_stride, int tokens,
-                          int heads, int head_dim, int start, int keys, float scale, int causal, int window,
-                          float slope, const u8 *mask, int mask_stride, bool is_aligned, T *y) {
+                          int heads, int head_dim, int start, const Sight &sight, bool is_aligned, T *y) {
     extern __shared__ __align__(128) u16 shared[];
     const int PITCH = DIM + 8;
     u16 *qs = shared, *ks = qs + QUERIES * PITCH, *vs = ks + TILE * PITCH;
     const int b = blockIdx.z, h = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     // Long rows of blocks first: with causality the last queries see the most keys.
-    const int first = (causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * QUERIES;
-    const int last_position = start + min(first + QUERIES, tokens) - 1, first_position = start + first;
-    int begin = 0, end = causal ? min(keys, last_position + 1) : keys;
-    if (window > 0) {
-        begin = max(0, first_position - window + 1);
-        end = min(end, last_position + window);
-    }
-    begin = begin / TILE * TILE;
+    const int first = (sight.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * QUERIES;
+    const int first_position = start + first;
+    const int2 visible = visible_keys(sight, first_position, start + min(first + QUERIES, tokens) - 1, TILE);
+    const int begin = visible.x, end = visible.y, keys = sight.keys;
     load_rows<T, DIM, QUERIES>(qs, q + (u64)b * tokens * q_stride + h * head_dim, q_stride, first, tokens, head_dim,
                                is_aligned);
     load_rows<T, DIM, TILE>(ks, k, k_stride, begin, keys, head_dim, is_aligned);
     commit();
     load_rows<T, DIM, TILE>(vs, v, v_stride, begin, keys, head_dim, is_aligned);
     commit();
-    const float log2_e = 1.4426950408889634f, minus_infinity = __int_as_float(0xff800000);
-    scale *= log2_e;
-    slope *= log2_e;
-    float result[DIM / 8][4] = {};
-    float best[2] = {minus_infinity, minus_infinity}, sum[2] = {0, 0};
+    float result[DIM / 2] = {};
+    Softmax softmax;
+    softmax.start();
     for (int base = begin; base < end; base += TILE) {
         wait_copies<1>();
         __syncthreads();
-        float score[TILE / 8][4] = {};
+        float score[TILE / 2] = {};
 #pragma unroll
         for (int i = 0; i < DIM / 16; i++) {
             u32 queries[4];
@@ -109,77 +91,29 @@ __device__ void attention(const T *q, int q_stride, const T *k, const T *v, u64 
             for (int j = 0; j < TILE / 16; j++) {
                 u32 operand[4];
                 load_matrices(operand, ks + (j * 16 + lane % 8 + lane / 16 * 8) * PITCH + i * 16 + lane / 8 % 2 * 8);
-                multiply(score[2 * j], queries, operand, T());
-                multiply(score[2 * j + 1], queries, operand + 2, T());
+                multiply(score + 8 * j, queries, operand, T());
+                multiply(score + 8 * j + 4, queries, operand + 2, T());
             }
         }
         __syncthreads();
         if (base + TILE < end)
             load_rows<T, DIM, TILE>(ks, k, k_stride, base + TILE, keys, head_dim, is_aligned);
         commit();
-        // Only tiles on the edge of what is visible are looked at key by key.
-        const bool is_inside = base + TILE <= keys && (!causal || base + TILE - 1 <= first_position + warp * 16) &&
-                               window <= 0 && mask == nullptr && slope == 0.0f;
-        float tile_best[2] = {minus_infinity, minus_infinity};
-        if (is_inside) {
-#pragma unroll
-            for (int j = 0; j < TILE / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    score[j][e] *= scale;
-                    tile_best[e / 2] = fmaxf(tile_best[e / 2], score[j][e]);
-                }
-        } else {
-#pragma unroll
-            for (int j = 0; j < TILE / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    int key = base + j * 8 + lane % 4 * 2 + e % 2;
-                    int position = first_position + warp * 16 + lane / 4 + e / 2 * 8;
-                    bool visible = key < keys && (!causal || key <= position) &&
-                                   (window <= 0 || (key > position - window && key < position + window)) &&
-                                   (!mask || (key < mask_stride && mask[(u64)b * mask_stride + key]));
-                    score[j][e] = visible ? score[j][e] * scale + slope * key : minus_infinity;
-                    tile_best[e / 2] = fmaxf(tile_best[e / 2], score[j][e]);
-                }
-        }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            tile_best[r] = fmaxf(tile_best[r], __shfl_xor_sync(0xffffffffu, tile_best[r], 1));
-            tile_best[r] = fmaxf(tile_best[r], __shfl_xor_sync(0xffffffffu, tile_best[r], 2));
-            float new_best = fmaxf(best[r], tile_best[r]);
-            // Nothing visible yet: no infinity is subtracted from itself.
-            float shift = new_best == minus_infinity ? 0.0f : new_best;
-            float correction = exp2_fast(best[r] - shift), tile_sum = 0;
-            best[r] = new_best;
-#pragma unroll
-            for (int j = 0; j < TILE / 8; j++)
-#pragma unroll
-                for (int e = 2 * r; e < 2 * r + 2; e++) {
-                    score[j][e] = exp2_fast(score[j][e] - shift);
-                    tile_sum += score[j][e];
-                }
-            sum[r] = sum[r] * correction + tile_sum;
-#pragma unroll
-            for (int j = 0; j < DIM / 8; j++) {
-                result[j][2 * r] *= correction;
-                result[j][2 * r + 1] *= correction;
-            }
-        }
+        softmax.update(score, result, sight, base, first_position + warp * 16);
         wait_copies<1>();
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < TILE / 16; i++) {
-            u32 weights[4] = {pair_from_f32<T>(score[2 * i][0], score[2 * i][1]),
-                              pair_from_f32<T>(score[2 * i][2], score[2 * i][3]),
-                              pair_from_f32<T>(score[2 * i + 1][0], score[2 * i + 1][1]),
-                              pair_from_f32<T>(score[2 * i + 1][2], score[2 * i + 1][3])};
+            u32 weights[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                weights[e] = pair_from_f32<T>(score[8 * i + 2 * e], score[8 * i + 2 * e + 1]);
 #pragma unroll
             for (int j = 0; j < DIM / 16; j++) {
                 u32 operand[4];
                 load_transposed(operand, vs + (i * 16 + lane % 16) * PITCH + j * 16 + lane / 16 * 8);
-                multiply(result[2 * j], weights, operand, T());
-                multiply(result[2 * j + 1], weights, operand + 2, T());
+                multiply(result + 8 * j, weights, operand, T());
+                multiply(result + 8 * j + 4, weights, operand + 2, T());
             }
         }
         __syncthreads();
@@ -190,17 +124,15 @@ __device__ void attention(const T *q, int q_stride, const T *k, const T *v, u64 
     wait_copies<0>();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+        const float inverse = softmax.inverse(r);
         int query = first + warp * 16 + lane / 4 + r * 8;
         if (query >= tokens)
             continue;
-        float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
         T *row = y + ((u64)b * tokens + query) * heads * head_dim + h * head_dim;
 #pragma unroll
         for (int j = 0; j < DIM / 8; j++) {
             int d = j * 8 + lane % 4 * 2;
-            u32 pair = pair_from_f32<T>(result[j][2 * r] * inverse, result[j][2 * r + 1] * inverse);
+            u32 pair = pair_from_f32<T>(result[4 * j + 2 * r] * inverse, result[4 * j + 2 * r + 1] * inverse);
             if (is_aligned && d < head_dim) {
                 *(u32 *)(row + d) = pair;
             } else {
@@ -224,10 +156,12 @@ __device__ void attention(const T *q, int q_stride, const T *k, const T *v, u64 
         wait_for_previous();                                                                                           \
         u64 b = blockIdx.z, kv_head = blockIdx.y / (heads / kv_heads);                                                 \
         int start = kv_start[b];                                                                                       \
+        Sight sight = {min(start + tokens, capacity), causal, window, scale * LOG2_E,                                  \
+                       slopes ? slopes[blockIdx.y] * LOG2_E : 0.0f,                                                    \
+                       mask ? mask + b * mask_stride : nullptr, mask_stride};                                          \
         attention<T, DIM>(q, q_stride, k + b * (u32)k_batch_stride + kv_head * (u32)k_head_stride,                     \
                           v + b * (u32)v_batch_stride + kv_head * (u32)v_head_stride, k_token_stride, v_token_stride,  \
-                          tokens, heads, head_dim, start, min(start + tokens, capacity), scale, causal, window,        \
-                          slopes ? slopes[blockIdx.y] : 0.0f, mask, mask_stride, is_aligned, y);                       \
+                          tokens, heads, head_dim, start, sight, is_aligned, y);                                       \
     }
 #if defined(ELEMENT_f16)
 ATTENTION(attention_mma_f16_64, f16, 64)

@@ -78,7 +78,12 @@ template <int ROWS, int COLS, int BLOCKS> __device__ __forceinline__ int tiles_o
 }
 
 __device__ __forceinline__ float widen(float sum) { return sum; }
-__device__ __forceinline__ float widen(int sum) { return (float)sum; }
+// Volatile, or all sums of a tile would be converted in front of the loop that takes some of them, and not fit.
+__device__ __forceinline__ float widen(int sum) {
+    float wide;
+    asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(wide) : "r"(sum));
+    return wide;
+}
 
 // Biases of a tile's columns in shared memory, behind scales if there are any: each warp has its own, requested before the
 // products.
@@ -123,8 +128,8 @@ template <typename T, int N> struct Columns {
     }
 };
 
-// Pairs of neighbours of a residual, on their way from memory: of rows `row` and `row + 8`, columns col + 8 j and the next.
-struct Residual {
+// Pairs of neighbours of any residual, on their way from memory: of rows `row` and `row + 8`, columns col + 8 j and the next.
+struct AnyResidual {
     uint2 raw[2][4];
     // Without a branch between the requests: what does not exist is some other and ends in results that are dropped.
     template <typename F> __device__ __forceinline__ void each(const Task &task, int row, int col, int n, F load) {
@@ -206,42 +211,87 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
         });
 }
 
-// A residual whose 16-bit elements can be had in pairs, its columns in whole pieces: the first pieces are requested before the
-// products, as many as there are registers for. Of a thread's rows, columns 8 j and the next of each piece. What does not exist
-// is some other and ends in results that are dropped.
-struct ResidualAhead {
-    static constexpr int PIECES = 4;
-    const u32 *from;
-    int below, cols;
-    u32 raw[PIECES][2][4];
-    __device__ __forceinline__ void start(const Task &task, int row, int col, int n) {
-        row = min(row, task.m - 1);
-        from = (const u32 *)task.residual + ((u64)row * task.residual_stride + col) / 2;
-        below = row + 8 < task.m ? 4 * task.residual_stride : 0;
-        cols = n - col;
+// What is added to results; the same numbers as bytes of its elements.
+enum { NO_RESIDUAL = 0, HALVES = 2, FLOATS = 4 };
+
+// A residual of which the first columns are requested before the products, as many as there are registers for. Those of rows and
+// columns that do not exist are some other and end in results that are dropped.
+template <typename T, int RESIDUAL> struct Residual {
+    __device__ __forceinline__ void start(const Task &, const Place &, int) {}
+};
+// 16-bit elements, in rows that begin at multiples of 16 bytes: a line of 64 columns each, of four rows at a time. They pass
+// through the warp's box to the threads that hold the sums.
+template <typename T> struct Residual<T, HALVES> {
+    static constexpr int BOXES = Element<T>::has_scales ? 1 : 2;
+    const u16 *from;
+    int stride, rows, cols;
+    uint4 raw[BOXES][4];
+    __device__ __forceinline__ void start(const Task &task, const Place &place, int first_row) {
+        const int lane = threadIdx.x % 32, row = min(first_row + lane / 8, task.m - 1), col = lane % 8 * 8;
+        stride = task.residual_stride;
+        rows = task.m - row;
+        cols = select(task.n, place.matrix) - place.col - col;
+        from = (const u16 *)task.residual + (u64)row * stride + place.col + col;
+#pragma unroll
+        for (int box = 0; box < BOXES; box++)
+            load(box);
+    }
+    __device__ __forceinline__ void load(int box) {
+        const u16 *at = from + (box * BOX_COLS < cols ? box * BOX_COLS : min(0, cols - 8));
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint4 &v = raw[box % BOXES][i];
+            // Volatile, or all of it would be requested at once, and not fit.
+            asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                         : "l"(at + (4 * i < rows ? (u64)(4 * i) * stride : 0)));
+        }
+    }
+    // Of the columns of a box, pairs as a thread holds sums: of both rows, eight columns apart.
+    __device__ __forceinline__ void pass(u8 *box, int index, u32 (&pairs)[2][8]) {
+        const int lane = threadIdx.x % 32, chunk = lane % 8;
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = 4 * i + lane / 8;
+            *(uint4 *)(box + row * 128 + (chunk ^ row % 8) * 16) = raw[index % BOXES][i];
+        }
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < 8; j += 2) {
+            const int row = lane % 16, from_chunk = j + lane / 16;
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(pairs[0][j]), "=r"(pairs[1][j]), "=r"(pairs[0][j + 1]), "=r"(pairs[1][j + 1])
+                         : "r"(shared_address(box + row * 128 + (from_chunk ^ row % 8) * 16))
+                         : "memory");
+        }
+        __syncwarp();
+    }
+};
+// 32-bit elements, in whole pieces of columns and at even places: pairs as a thread holds sums.
+template <typename T> struct Residual<T, FLOATS> {
+    static constexpr int PIECES = 2;
+    const float *from;
+    u64 below;
+    int cols;
+    float2 raw[PIECES][2][4];
+    __device__ __forceinline__ void start(const Task &task, const Place &place, int first_row) {
+        const int lane = threadIdx.x % 32, row = min(first_row + lane / 4, task.m - 1), col = place.col + lane % 4 * 2;
+        from = (const float *)task.residual + (u64)row * task.residual_stride + col;
+        below = row + 8 < task.m ? (u64)8 * task.residual_stride : 0;
+        cols = select(task.n, place.matrix) - col;
 #pragma unroll
         for (int piece = 0; piece < PIECES; piece++)
             load(piece);
     }
     __device__ __forceinline__ void load(int piece) {
-        const u32 *at = from + (piece * PIECE < cols ? piece * PIECE / 2 : 0);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                // Volatile, or all of it would be requested at once, and not fit.
-                asm volatile("ld.global.u32 %0, [%1];"
-                             : "=r"(raw[piece % PIECES][h][j])
-                             : "l"(at + (h == 0 ? 0 : below) + 4 * j));
-    }
-    __device__ __forceinline__ void add(float (&v)[2][8], int type, int piece) const {
+        const float *at = from + (piece * PIECE < cols ? piece * PIECE : 0);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const float2 pair = unpack_pair(raw[piece % PIECES][h][j], type);
-                v[h][2 * j] += pair.x;
-                v[h][2 * j + 1] += pair.y;
+                float2 &v = raw[piece % PIECES][h][j];
+                asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(at + h * below + 8 * j));
             }
     }
 };
@@ -281,52 +331,99 @@ __device__ __forceinline__ void put(const u8 *box, void *y, int m, int n, int fi
     }
 }
 
-// The usual cases by themselves: sums, scaled, a bias and perhaps a residual in pieces, all columns of a tile without a branch
-// between them. A warp has hardly another one to hide behind while it does this.
-template <typename T, int COUNT, bool HAS_RESIDUAL>
-__device__ __forceinline__ void finish_plain(const Task &task, const Place &place, u8 *box,
+// The usual cases by themselves, all columns of a tile without a branch between them: a warp has hardly another one to hide
+// behind while it does this. Results are wide rows of 16 bits, or floats if the residual is.
+template <typename T, int COUNT, bool IS_GATE, int RESIDUAL, int KIND>
+__device__ __forceinline__ void finish_usual(const Task &task, const Place &place, u8 *box,
                                              const typename Element<T>::Sum (&d)[COUNT],
                                              const Columns<T, 2 * COUNT> &columns, const float (&of_row)[2],
-                                             ResidualAhead &residual, int first_row) {
-    const int n = select(task.n, place.matrix);
+                                             Residual<T, RESIDUAL> &residual, int first_row) {
+    const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32;
+    const int n = select(task.n, place.matrix), row = first_row + lane / 4;
     void *y = select(task.y, place.matrix);
 #pragma unroll
-    for (int i = 0; i < COUNT / 32; i++) {
+    for (int i = 0; i < PIECES / 2; i++) {
         if (place.col + i * BOX_COLS >= n)
             return;
+        u32 pairs[2][8];
+        if constexpr (RESIDUAL == HALVES) {
+            residual.pass(box, i, pairs);
+            if (i + residual.BOXES < PIECES / 2)
+                residual.load(i + residual.BOXES);
+        }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int piece = 2 * i + half;
             float v[2][8];
             take<T>(v, d, columns, of_row, piece);
-            if (HAS_RESIDUAL) {
-                residual.add(v, task.residual_type, piece);
-                if (piece + residual.PIECES < COUNT / 16)
-                    residual.load(piece + residual.PIECES);
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[0][e] = activation(KIND, v[0][e]), v[1][e] = activation(KIND, v[1][e]);
+            if (IS_GATE) {
+                float u[2][8];
+                take<T>(u, d, columns, of_row, piece + PIECES);
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    v[0][e] *= u[0][e], v[1][e] *= u[1][e];
             }
-            pack(box, task.y_type, v, half);
+            if constexpr (RESIDUAL == HALVES) {
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const float2 pair = unpack_pair(pairs[h][half * 4 + j], task.residual_type);
+                        v[h][2 * j] += pair.x, v[h][2 * j + 1] += pair.y;
+                    }
+            }
+            if constexpr (RESIDUAL == FLOATS) {
+                float *to = (float *)y + (u64)row * n + place.col + piece * PIECE + lane % 4 * 2;
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const float2 pair = residual.raw[piece % residual.PIECES][h][j];
+                        if (row + 8 * h < task.m && place.col + piece * PIECE < n)
+                            *(float2 *)(to + h * 8 * n + 8 * j) = make_float2(v[h][2 * j] + pair.x, v[h][2 * j + 1] + pair.y);
+                    }
+                if (piece + residual.PIECES < PIECES)
+                    residual.load(piece + residual.PIECES);
+            } else {
+                pack(box, task.y_type, v, half);
+            }
         }
-        put(box, y, task.m, n, first_row, place.col + i * BOX_COLS);
+        if (RESIDUAL != FLOATS)
+            put(box, y, task.m, n, first_row, place.col + i * BOX_COLS);
     }
 }
 
 // A warp's 16 rows of a tile, from sums to results.
-template <typename T, int COUNT, bool IS_GATE, bool HAS_RESIDUAL>
+template <typename T, int COUNT, bool IS_GATE, int RESIDUAL>
 __device__ __forceinline__ void finish(const Task &task, const Place &place, u8 *box,
                                        const typename Element<T>::Sum (&d)[COUNT],
                                        const Columns<T, 2 * COUNT> &columns, const float (&of_row)[2],
-                                       ResidualAhead &residual, int first_row) {
+                                       Residual<T, RESIDUAL> &residual, int first_row) {
     const int PIECES = COUNT / 16 / (IS_GATE ? 2 : 1), lane = threadIdx.x % 32, row = first_row + lane / 4;
     const int n = select(task.n, place.matrix), first_col = place.col + lane % 4 * 2;
-    if constexpr (HAS_RESIDUAL) {
-        finish_plain<T, COUNT, true>(task, place, box, d, columns, of_row, residual, first_row);
-        return;
+#define USUAL(KIND)                                                                                                    \
+    if (task.kind == KIND) {                                                                                           \
+        finish_usual<T, COUNT, IS_GATE, RESIDUAL, KIND>(task, place, box, d, columns, of_row, residual, first_row);    \
+        return;                                                                                                        \
     }
-    if constexpr (!IS_GATE)
-        if (!task.residual && task.kind == NO_ACTIVATION && task.has_wide_rows) {
-            finish_plain<T, COUNT, false>(task, place, box, d, columns, of_row, residual, first_row);
-            return;
+    if constexpr (RESIDUAL != NO_RESIDUAL) {
+        finish_usual<T, COUNT, false, RESIDUAL, NO_ACTIVATION>(task, place, box, d, columns, of_row, residual, first_row);
+        return;
+    } else if (task.has_wide_rows && !task.residual) {
+        if constexpr (!IS_GATE)
+            USUAL(NO_ACTIVATION)
+        // With scales there are no registers for more.
+        if constexpr (IS_GATE && !Element<T>::has_scales)
+            USUAL(SILU)
+        if constexpr (!IS_GATE && !Element<T>::has_scales) {
+            USUAL(GELU_ERF)
+            USUAL(GELU_TANH)
         }
+    }
+#undef USUAL
     void *y = select(task.y, place.matrix);
 #pragma unroll 1
     for (int piece = 0; piece < PIECES && place.col + piece * PIECE < n; piece++) {
@@ -409,7 +506,7 @@ template <typename T, bool IS_GATE> struct Share {
     int row, col, n;
     float2 bias[HALVES][4], scale[HALVES][4];
     float of_row[2];
-    Residual residual;
+    AnyResidual residual;
 
     // Requests everything but the sums.
     __device__ __forceinline__ void load(const Task &task, const Place &place, int row_group, int piece) {
@@ -495,7 +592,7 @@ template <typename T, bool IS_GATE> struct Share {
     }
 };
 
-template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT, bool HAS_RESIDUAL>
+template <typename T, int GROUPS, int N, int BLOCKS, bool IS_GATE, bool IS_SPLIT, int RESIDUAL>
 __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
     extern __shared__ __align__(1024) u8 shared[];
     const int ROWS = 64 * GROUPS, COLS = IS_GATE ? N / 2 : N;
@@ -599,7 +696,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
             const int first_row = at.row + (group - 1) * 64 + warp * 16;
             // Requested before the products, in time for what comes behind them.
             float of_row[2] = {1, 1};
-            ResidualAhead residual;
+            Residual<T, RESIDUAL> residual;
             Share<T, IS_GATE> share;
             const int row_groups = min(4 * GROUPS, (task.m - at.row + 15) / 16);
             const int pieces = min(COLS, select(task.n, at.matrix) - at.col + PIECE - 1) / PIECE;
@@ -614,8 +711,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                     for (int h = 0; h < 2; h++)
                         if (first_row + h * 8 + lane / 4 < task.m)
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
-                if (HAS_RESIDUAL)
-                    residual.start(task, first_row + lane / 4, at.col + lane % 4 * 2, select(task.n, at.matrix));
+                residual.start(task, at, first_row);
             }
             int last = 0;
             for (int i = first; i < end; i++) {
@@ -662,7 +758,7 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
             columns.wait();
             if (first_row >= task.m)
                 continue;
-            finish<T, N / 2, IS_GATE, HAS_RESIDUAL>(task, at, box, d, columns, of_row, residual, first_row);
+            finish<T, N / 2, IS_GATE, RESIDUAL>(task, at, box, d, columns, of_row, residual, first_row);
         }
     }
     // A block's memory must not go while its neighbour still writes or signals there.
@@ -670,11 +766,11 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
         meet_cluster();
 }
 
-#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL, CLUSTER)                                     \
+#define GEMM(NAME, T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, RESIDUAL, CLUSTER)                                         \
     extern "C" __global__ void CLUSTER __launch_bounds__(128 + 128 * GROUPS, 3 - GROUPS)                               \
         NAME(const __grid_constant__ Maps maps, int m, int steps, int n0, int n1, int n2, const float *bias0,          \
              const float *bias1, const float *bias2, const float *scale0, const float *scale1, const float *scale2,    \
-             void *y0, void *y1, void *y2, const float *row_scale, int y_type, int kind, int has_wide_rows,               \
+             void *y0, void *y1, void *y2, const float *row_scale, int y_type, int kind, int has_wide_rows,            \
              const void *residual, int residual_type, int residual_stride, int splits, int has_constant_weights,       \
              int box_rows) {                                                                                           \
         Task task = {m,                                                                                                \
@@ -686,31 +782,31 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                      row_scale,                                                                                        \
                      y_type,                                                                                           \
                      kind,                                                                                             \
-                     has_wide_rows,                                                                                       \
+                     has_wide_rows,                                                                                    \
                      residual,                                                                                         \
                      residual_type,                                                                                    \
                      residual_stride,                                                                                  \
                      splits,                                                                                           \
                      has_constant_weights,                                                                             \
                      box_rows};                                                                                        \
-        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, HAS_RESIDUAL>(&maps.x, maps.w, task);                            \
+        gemm<T, GROUPS, N, BLOCKS, IS_GATE, IS_SPLIT, RESIDUAL>(&maps.x, maps.w, task);                                \
     }
 // By rows and columns of a tile, or rows of a pair of tiles.
 #define GEMMS(NAME, T)                                                                                                 \
-    GEMM(NAME##_256x256, T, 2, 256, 2, false, false, false, __cluster_dims__(2, 1, 1))                                 \
-    GEMM(NAME##_256x256_residual, T, 2, 256, 2, false, false, true, __cluster_dims__(2, 1, 1))                         \
-    GEMM(NAME##_256x256_gate, T, 2, 256, 2, true, false, false, __cluster_dims__(2, 1, 1))                             \
-    GEMM(NAME##_128x128, T, 2, 128, 1, false, false, false, )                                                          \
-    GEMM(NAME##_128x128_residual, T, 2, 128, 1, false, false, true, )                                                  \
-    GEMM(NAME##_128x128_gate, T, 2, 128, 1, true, false, false, )                                                      \
-    GEMM(NAME##_128x128_split, T, 2, 128, 1, false, true, false, )                                                     \
-    GEMM(NAME##_128x128_gate_split, T, 2, 128, 1, true, true, false, )                                                 \
-    GEMM(NAME##_64x128, T, 1, 128, 1, false, false, false, )                                                           \
-    GEMM(NAME##_64x128_residual, T, 1, 128, 1, false, false, true, )                                                   \
-    GEMM(NAME##_64x128_gate, T, 1, 128, 1, true, false, false, )                                                       \
-    GEMM(NAME##_64x128_split, T, 1, 128, 1, false, true, false, )                                                      \
-    GEMM(NAME##_64x128_gate_split, T, 1, 128, 1, true, true, false, )                                                  \
-    GEMM(NAME##_64x64_split, T, 1, 64, 1, false, true, false, )
+    GEMM(NAME##_256x256, T, 2, 256, 2, false, false, NO_RESIDUAL, __cluster_dims__(2, 1, 1))                           \
+    GEMM(NAME##_256x256_halves, T, 2, 256, 2, false, false, HALVES, __cluster_dims__(2, 1, 1))                         \
+    GEMM(NAME##_256x256_floats, T, 2, 256, 2, false, false, FLOATS, __cluster_dims__(2, 1, 1))                         \
+    GEMM(NAME##_256x256_gate, T, 2, 256, 2, true, false, NO_RESIDUAL, __cluster_dims__(2, 1, 1))                       \
+    GEMM(NAME##_128x128, T, 2, 128, 1, false, false, NO_RESIDUAL, )                                                    \
+    GEMM(NAME##_128x128_halves, T, 2, 128, 1, false, false, HALVES, )                                                  \
+    GEMM(NAME##_128x128_floats, T, 2, 128, 1, false, false, FLOATS, )                                                  \
+    GEMM(NAME##_128x128_gate, T, 2, 128, 1, true, false, NO_RESIDUAL, )                                                \
+    GEMM(NAME##_128x128_split, T, 2, 128, 1, false, true, NO_RESIDUAL, )                                               \
+    GEMM(NAME##_128x128_gate_split, T, 2, 128, 1, true, true, NO_RESIDUAL, )                                           \
+    GEMM(NAME##_64x128, T, 1, 128, 1, false, false, NO_RESIDUAL, )                                                     \
+    GEMM(NAME##_64x128_gate, T, 1, 128, 1, true, false, NO_RESIDUAL, )                                                 \
+    GEMM(NAME##_64x128_gate_split, T, 1, 128, 1, true, true, NO_RESIDUAL, )                                            \
+    GEMM(NAME##_64x64_split, T, 1, 64, 1, false, true, NO_RESIDUAL, )
 #if defined(ELEMENT_f16)
 GEMMS(gemm_hopper_f16, f16)
 #elif defined(ELEMENT_bf16)

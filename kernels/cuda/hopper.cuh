@@ -121,6 +121,8 @@ __device__ __forceinline__ void fetch_for_both(u32 to, const TensorMap *map, int
                  "l"(map), "r"(element), "r"(row), "r"(barrier), "h"((u16)3)
                  : "memory");
 }
+// What this thread wrote to shared memory is there for wgmma and the copy engine.
+__device__ __forceinline__ void show_to_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }

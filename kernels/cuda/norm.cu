@@ -1,21 +1,24 @@
-// LayerNorm and RMSNorm, one block per row. A thread keeps its first elements in registers; rows longer than that are
-// read again from the first-level cache: the variance is that of centred values, which cancels nothing.
+// LayerNorm and RMSNorm, a block or, of short rows, a warp per row. A thread keeps its first elements in registers; rows longer
+// than that are read again from the first-level cache: the variance is that of centred values, which cancels nothing.
 
-#define KEPT 2
-
-extern "C" __global__ void normalise(const void *x, int x_type, int stride, int k, int is_layer, const float *weight,
-                                     const float *bias, float eps, void *y, int y_type) {
+template <int KEPT, bool IS_SHORT>
+__device__ __forceinline__ void normalise_row(const void *x, int x_type, int stride, int rows, int k, int is_layer,
+                                              const float *weight, const float *bias, float eps, void *y, int y_type) {
     __shared__ float scratch[32];
+    const int index = IS_SHORT ? blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32 : blockIdx.x;
+    const int thread = IS_SHORT ? threadIdx.x % 32 : threadIdx.x, step = (IS_SHORT ? 32 : blockDim.x) * 8;
     let_next_start();
     wait_for_previous();
-    const u64 row = (u64)blockIdx.x * stride;
+    if (index >= rows)
+        return;
+    const u64 row = (u64)index * stride;
     const bool is_aligned = are_rows_aligned(x, stride), is_packed = are_rows_aligned(y, k);
-    const int step = blockDim.x * 8;
+    auto total = [&](float part) { return IS_SHORT ? warp_sum(part) : block_sum(part, scratch); };
     float kept[KEPT][8], other[8];
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
-        int i = threadIdx.x * 8 + j * step;
+        int i = thread * 8 + j * step;
         load_eight(kept[j], x, x_type, row + i, k - i, is_aligned);
 #pragma unroll
         for (int e = 0; e < 8; e++)
@@ -23,13 +26,13 @@ extern "C" __global__ void normalise(const void *x, int x_type, int stride, int 
     }
     float mean = 0;
     if (is_layer) {
-        for (int i = threadIdx.x * 8 + KEPT * step; i < k; i += step) {
+        for (int i = thread * 8 + KEPT * step; i < k; i += step) {
             load_eight(other, x, x_type, row + i, k - i, is_aligned);
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 sum += other[e];
         }
-        mean = block_sum(sum, scratch) / k;
+        mean = total(sum) / k;
     }
     float squares = 0;
     auto add_squares = [&](const float *v, int i) {
@@ -39,12 +42,12 @@ extern "C" __global__ void normalise(const void *x, int x_type, int stride, int 
     };
 #pragma unroll
     for (int j = 0; j < KEPT; j++)
-        add_squares(kept[j], threadIdx.x * 8 + j * step);
-    for (int i = threadIdx.x * 8 + KEPT * step; i < k; i += step) {
+        add_squares(kept[j], thread * 8 + j * step);
+    for (int i = thread * 8 + KEPT * step; i < k; i += step) {
         load_eight(other, x, x_type, row + i, k - i, is_aligned);
         add_squares(other, i);
     }
-    const float inverse = 1.0f / sqrtf(block_sum(squares, scratch) / k + eps);
+    const float inverse = 1.0f / sqrtf(total(squares) / k + eps);
     auto write = [&](float *v, int i) {
         if (i >= k)
             return;
@@ -55,13 +58,22 @@ extern "C" __global__ void normalise(const void *x, int x_type, int stride, int 
 #pragma unroll
         for (int e = 0; e < 8; e++)
             v[e] = (v[e] - mean) * inverse * gain[e] + shift[e];
-        store_eight(v, y, y_type, (u64)blockIdx.x * k + i, k - i, is_packed);
+        store_eight(v, y, y_type, (u64)index * k + i, k - i, is_packed);
     };
 #pragma unroll
     for (int j = 0; j < KEPT; j++)
-        write(kept[j], threadIdx.x * 8 + j * step);
-    for (int i = threadIdx.x * 8 + KEPT * step; i < k; i += step) {
+        write(kept[j], thread * 8 + j * step);
+    for (int i = thread * 8 + KEPT * step; i < k; i += step) {
         load_eight(other, x, x_type, row + i, k - i, is_aligned);
         write(other, i);
     }
 }
+
+#define NORMALISE(NAME, KEPT, IS_SHORT)                                                                                \
+    extern "C" __global__ void NAME(const void *x, int x_type, int stride, int rows, int k, int is_layer,              \
+                                    const float *weight, const float *bias, float eps, void *y, int y_type) {          \
+        normalise_row<KEPT, IS_SHORT>(x, x_type, stride, rows, k, is_layer, weight, bias, eps, y, y_type);             \
+    }
+NORMALISE(normalise, 2, false)
+// Up to 1024 elements.
+NORMALISE(normalise_short, 4, true)

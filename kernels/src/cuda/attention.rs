@@ -222,11 +222,19 @@ impl CudaKernels {
             && width <= 128
             && tokens > 1
             && self.context().compute_capability() >= (8, 0);
-        let (file, name) = if uses_tensor_cores {
-            ("attention_mma.cu", format!("attention_mma_{format}_{width}"))
-        } else {
-            ("attention.cu", format!("attention_{format}_{width}"))
+        let is_aligned = head_dim.is_multiple_of(8)
+            && q.is_aligned()
+            && match &kv {
+                KeyValues::Projected { k, v } => k.is_aligned() && v.is_aligned(),
+                KeyValues::Cached(_) => true,
+            };
+        let is_hopper = uses_tensor_cores && is_aligned && self.context().compute_capability() == (9, 0);
+        let (file, kernel) = match (is_hopper, uses_tensor_cores) {
+            (true, _) => ("attention_hopper.cu", "attention_hopper"),
+            (false, true) => ("attention_mma.cu", "attention_mma"),
+            (false, false) => ("attention.cu", "attention"),
         };
+        let name = format!("{kernel}_{format}_{width}");
         let launch = Launch::new(&self.stream, self.function(file, &name)?);
         let launch = launch.memory(q.data, q.offset * q.element_bytes()).int(q.stride);
         let launch = match kv {
@@ -259,19 +267,14 @@ impl CudaKernels {
             .optional(args.mask)
             .int(tokens)
             .memory(y.data, y.offset * y.element_bytes());
-        // Queries and a tile of keys and of values in 16 bits, or queries, one tile and the weights in f32.
-        let (queries, threads, shared_bytes) = if uses_tensor_cores {
-            (128, 256, (128 + 2 * 64) * (width + 8) * 2)
-        } else {
-            (32, 256, (64 * (head_dim + 1) + 32 * 33) * size_of::<f32>())
+        // In 16 bits queries and a tile of keys and of values, on Hopper two of each; or queries, one tile and the weights in f32.
+        let (queries, threads, shared_bytes) = match (is_hopper, uses_tensor_cores) {
+            (true, _) => (128, 256, (128 + 4 * 64) * width * 2),
+            (false, true) => (128, 256, (128 + 2 * 64) * (width + 8) * 2),
+            (false, false) => (32, 256, (64 * (head_dim + 1) + 32 * 33) * size_of::<f32>()),
         };
-        let is_aligned = head_dim.is_multiple_of(8)
-            && q.is_aligned()
-            && match &kv {
-                KeyValues::Projected { k, v } => k.is_aligned() && v.is_aligned(),
-                KeyValues::Cached(_) => true,
-            };
-        let launch = if uses_tensor_cores { launch.int(usize::from(is_aligned)) } else { launch };
+        let launch =
+            if uses_tensor_cores && !is_hopper { launch.int(usize::from(is_aligned)) } else { launch };
         self.fits(OP, shared_bytes)?;
         let grid = [tokens.div_ceil(queries), heads, batch];
         // SAFETY: blocks cover the queries of each head, the kernel drops those beyond `tokens` and keys beyond

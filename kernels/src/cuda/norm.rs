@@ -22,6 +22,9 @@ pub struct NormArgs<'a> {
     pub y: DeviceRows<'a>,
 }
 
+/// Elements of a row up to which a warp takes it.
+const LONGEST_SHORT: usize = 1024;
+
 impl CudaKernels {
     /// Normalises every row.
     ///
@@ -34,8 +37,11 @@ impl CudaKernels {
         check::same("norm", "x", &x, &y)?;
         check::vector("norm", "weight", x.cols, Some(weight))?;
         check::vector("norm", "bias", x.cols, bias)?;
-        let launch = Launch::new(&self.stream, self.function("norm.cu", "normalise")?)
+        let is_short = x.cols <= LONGEST_SHORT;
+        let kernel = if is_short { "normalise_short" } else { "normalise" };
+        let launch = Launch::new(&self.stream, self.function("norm.cu", kernel)?)
             .rows(&x)
+            .int(x.rows)
             .int(x.cols)
             .int(usize::from(kind == NormKind::Layer))
             .buffer(weight, 0)
@@ -43,8 +49,14 @@ impl CudaKernels {
             .float(eps)
             .result(&y);
         // Rows that are not aligned are read element by element, from wherever they start.
-        let threads = x.cols.div_ceil(8).next_multiple_of(32).clamp(32, 512);
-        // SAFETY: one block per row; shapes were checked.
-        Ok(unsafe { launch.submit([x.rows, 1, 1], threads, 0, true) }?)
+        let (blocks, threads) = if is_short {
+            // Few rows are spread over all multiprocessors.
+            let warps = (x.rows / (2 * self.context().multiprocessors())).clamp(1, 8);
+            (x.rows.div_ceil(warps), 32 * warps)
+        } else {
+            (x.rows, x.cols.div_ceil(8).next_multiple_of(32).clamp(32, 512))
+        };
+        // SAFETY: a block or a warp per row, surplus ones return; shapes were checked.
+        Ok(unsafe { launch.submit([blocks, 1, 1], threads, 0, true) }?)
     }
 }

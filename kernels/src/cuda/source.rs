@@ -32,6 +32,12 @@ const ROW: &str = include_str!("../../cuda/row.cuh");
 /// What only Hopper has, in front of the files that use it.
 const HOPPER: &str = include_str!("../../cuda/hopper.cuh");
 
+/// The softmax of attention, in front of the files that have scores on tensor cores.
+const SOFTMAX: &str = include_str!("../../cuda/softmax.cuh");
+
+const HOPPER_AND_SOFTMAX: &str =
+    concat!(include_str!("../../cuda/hopper.cuh"), include_str!("../../cuda/softmax.cuh"));
+
 const CODES_AND_ROW: &str = concat!(include_str!("../../cuda/codes.cuh"), include_str!("../../cuda/row.cuh"));
 
 macro_rules! source {
@@ -62,8 +68,10 @@ pub static SOURCES: &[Source] = &[
     source!("attention_decode.cu", Some("f32")),
     source!("attention_decode.cu", Some("f16")),
     source!("attention_decode.cu", Some("bf16")),
-    source!("attention_mma.cu", Some("f16")),
-    source!("attention_mma.cu", Some("bf16")),
+    source!("attention_mma.cu", Some("f16"), None, SOFTMAX),
+    source!("attention_mma.cu", Some("bf16"), None, SOFTMAX),
+    source!("attention_hopper.cu", Some("f16"), Some("sm_90a"), HOPPER_AND_SOFTMAX),
+    source!("attention_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_SOFTMAX),
     source!("attention.cu"),
     source!("rows.cu"),
     source!("norm.cu"),

@@ -228,99 +228,127 @@ fn products_with_everything_fused() {
     });
 }
 
-/// Products so small that several blocks of a cluster share each tile on Hopper. A test beside the choice of tiles makes sure
-/// that with these shapes each of the kernels for that runs in clusters of every size.
+/// Products so small that several blocks of a cluster share each tile on Hopper: rows, columns, steps of 128 bytes and whether
+/// there is a gate. A test beside the choice of tiles makes sure that with these shapes each of the kernels for that runs in
+/// clusters of every size.
+const SHARED_TILES: [(usize, usize, usize, bool); 28] = [
+    (3, 61, 4, false),
+    (3, 61, 6, false),
+    (3, 61, 8, false),
+    (3, 61, 10, false),
+    (3, 61, 12, false),
+    (3, 61, 14, false),
+    (3, 61, 16, false),
+    (66, 4541, 18, false),
+    (66, 3645, 14, false),
+    (66, 2301, 12, false),
+    (131, 61, 15, false),
+    (131, 61, 17, false),
+    (131, 61, 14, false),
+    (131, 61, 16, false),
+    (3, 2493, 11, true),
+    (3, 61, 6, true),
+    (3, 61, 8, true),
+    (3, 61, 10, true),
+    (3, 61, 12, true),
+    (3, 61, 14, true),
+    (3, 61, 16, true),
+    (66, 2301, 18, true),
+    (66, 1853, 14, true),
+    (66, 957, 12, true),
+    (131, 61, 15, true),
+    (131, 61, 17, true),
+    (131, 61, 14, true),
+    (131, 61, 16, true),
+];
+
 #[test]
 fn tiles_that_blocks_share() {
-    /// Columns for low and wide tiles.
-    const WIDE: [usize; 8] = [1933, 1933, 1293, 973, 781, 653, 589, 525];
     with_kernels(|kernels| {
         let gpu = Gpu::new(kernels);
         let mut random = Random(4);
         let mut round = 0;
-        for splits in 1..=8 {
-            for (m, n) in [(3, 130), (66, WIDE[splits - 1]), (100, 77), (131, 77)] {
-                for (n, gate) in
-                    [(vec![n], None), (vec![n, 33, 20], None), (vec![n, n], Some(ActivationKind::Silu))]
-                {
-                    for format in [Format::F16, Format::Bf16, Format::Int8, Format::Fp8E4m3] {
-                        round += 1;
-                        let rounding =
-                            if format.is_float() { InputRounding::None } else { InputRounding::PerToken };
-                        let k = splits * if format.is_float() { 128 } else { 256 } - 16;
-                        let matrices: Vec<_> =
-                            n.iter().map(|n| gpu.matrix(format, *n, k, &random.floats(n * k))).collect();
-                        if !kernels.can_join(&matrices[0].0, m, false) {
-                            continue;
-                        }
-                        let x_format = if format == Format::Bf16 { Format::Bf16 } else { Format::F16 };
-                        let y_format = FORMATS[round % 3];
-                        let (dx, x) = gpu.typed(x_format, &random.floats(m * k));
-                        let x = reference::round_inputs(
-                            Rows { data: &x, rows: m, cols: k, stride: k },
+        for (m, n, steps, is_gate) in SHARED_TILES {
+            let gate = is_gate.then_some(ActivationKind::Silu);
+            let joined = if is_gate { vec![n, n] } else { vec![n - 41, 33, 8] };
+            for n in [if is_gate { joined.clone() } else { vec![n] }, joined] {
+                for format in [Format::F16, Format::Bf16, Format::Int8, Format::Fp8E4m3] {
+                    round += 1;
+                    let rounding =
+                        if format.is_float() { InputRounding::None } else { InputRounding::PerToken };
+                    let bytes = steps * 128 - 16;
+                    let k = if format.is_float() { bytes / 2 } else { bytes };
+                    let matrices: Vec<_> =
+                        n.iter().map(|n| gpu.matrix(format, *n, k, &random.floats(n * k))).collect();
+                    if !kernels.can_join(&matrices[0].0, m, false) {
+                        continue;
+                    }
+                    let x_format = if format == Format::Bf16 { Format::Bf16 } else { Format::F16 };
+                    let y_format = FORMATS[round % 3];
+                    let (dx, x) = gpu.typed(x_format, &random.floats(m * k));
+                    let x = reference::round_inputs(
+                        Rows { data: &x, rows: m, cols: k, stride: k },
+                        rounding,
+                        format,
+                    );
+                    let has_bias = round % 4 != 0;
+                    let biases: Vec<Vec<f32>> = n.iter().map(|n| random.floats(*n)).collect();
+                    let device_biases: Vec<_> = biases.iter().map(|bias| gpu.floats(bias)).collect();
+                    let results: Vec<_> = n.iter().map(|n| gpu.poisoned_in(y_format, m * n)).collect();
+                    let has_residual = n.len() == 1 && round % 5 != 0;
+                    let (dr, residual) = gpu.typed(FORMATS[round / 2 % 3], &random.floats(m * n[0]));
+                    let parts: Vec<_> = (0..n.len())
+                        .map(|i| LinearPart {
+                            w: &matrices[i].0,
+                            bias: has_bias.then_some(&device_biases[i]),
+                            y: results[i].rows(m, n[i]),
+                        })
+                        .collect();
+                    let input = dx.rows(m, k);
+                    let scratch = scratch(&gpu, kernels, &parts, &input);
+                    let activation = (gate.is_none() && round % 2 == 0).then_some(ActivationKind::GeluErf);
+                    kernels
+                        .linear(&LinearArgs {
+                            x: input,
+                            norm: None,
                             rounding,
-                            format,
-                        );
-                        let has_bias = round % 4 != 0;
-                        let biases: Vec<Vec<f32>> = n.iter().map(|n| random.floats(*n)).collect();
-                        let device_biases: Vec<_> = biases.iter().map(|bias| gpu.floats(bias)).collect();
-                        let results: Vec<_> = n.iter().map(|n| gpu.poisoned_in(y_format, m * n)).collect();
-                        let has_residual = n.len() == 1 && round % 5 != 0;
-                        let (dr, residual) = gpu.typed(FORMATS[round / 2 % 3], &random.floats(m * n[0]));
-                        let parts: Vec<_> = (0..n.len())
-                            .map(|i| LinearPart {
-                                w: &matrices[i].0,
-                                bias: has_bias.then_some(&device_biases[i]),
-                                y: results[i].rows(m, n[i]),
-                            })
-                            .collect();
-                        let input = dx.rows(m, k);
-                        let scratch = scratch(&gpu, kernels, &parts, &input);
-                        let activation =
-                            (gate.is_none() && round % 2 == 0).then_some(ActivationKind::GeluErf);
-                        kernels
-                            .linear(&LinearArgs {
-                                x: input,
-                                norm: None,
-                                rounding,
-                                is_rounded: false,
-                                parts: &parts,
-                                gate,
-                                activation,
-                                residual: has_residual.then_some(dr.rows(m, n[0])),
-                                scratch: &scratch,
-                            })
-                            .unwrap();
-                        let activated =
-                            |kind: ActivationKind, y: f32| reference::activation(kind, f64::from(y)) as f32;
-                        let mut expected: Vec<Vec<f32>> = (0..n.len())
-                            .map(|i| {
-                                let mut y = vec![0.0; m * n[i]];
-                                let x = Rows { data: &x, rows: m, cols: k, stride: k };
-                                let out = RowsMut { data: &mut y, rows: m, cols: n[i] };
-                                let bias = has_bias.then_some(biases[i].as_slice());
-                                reference::matmul(x, &matrices[i].1, bias, out);
-                                if let Some(kind) = activation {
-                                    y.iter_mut().for_each(|y| *y = activated(kind, *y));
-                                }
-                                y
-                            })
-                            .collect();
-                        if let Some(kind) = gate {
-                            let up = expected.pop().unwrap();
-                            expected[0].iter_mut().zip(up).for_each(|(y, up)| *y = activated(kind, *y) * up);
-                        }
-                        if has_residual {
-                            expected[0].iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
-                        }
-                        let mut bound = 2.0 * product_bound(format, x_format, y_format);
-                        if rounding != InputRounding::None {
-                            bound += 1e-5 + if format == Format::Fp8E4m3 { 2.0 * FP8_SUMS } else { 0.0 };
-                        }
-                        for (i, (result, expected)) in results.iter().zip(expected).enumerate() {
-                            let what = format!("part {i} {format} y {y_format} m {m} n {n:?} k {k} {gate:?}");
-                            close(&result.read(), &expected, bound, &what);
-                        }
+                            is_rounded: false,
+                            parts: &parts,
+                            gate,
+                            activation,
+                            residual: has_residual.then_some(dr.rows(m, n[0])),
+                            scratch: &scratch,
+                        })
+                        .unwrap();
+                    let activated =
+                        |kind: ActivationKind, y: f32| reference::activation(kind, f64::from(y)) as f32;
+                    let mut expected: Vec<Vec<f32>> = (0..n.len())
+                        .map(|i| {
+                            let mut y = vec![0.0; m * n[i]];
+                            let x = Rows { data: &x, rows: m, cols: k, stride: k };
+                            let out = RowsMut { data: &mut y, rows: m, cols: n[i] };
+                            let bias = has_bias.then_some(biases[i].as_slice());
+                            reference::matmul(x, &matrices[i].1, bias, out);
+                            if let Some(kind) = activation {
+                                y.iter_mut().for_each(|y| *y = activated(kind, *y));
+                            }
+                            y
+                        })
+                        .collect();
+                    if let Some(kind) = gate {
+                        let up = expected.pop().unwrap();
+                        expected[0].iter_mut().zip(up).for_each(|(y, up)| *y = activated(kind, *y) * up);
+                    }
+                    if has_residual {
+                        expected[0].iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                    }
+                    let mut bound = 2.0 * product_bound(format, x_format, y_format);
+                    if rounding != InputRounding::None {
+                        bound += 1e-5 + if format == Format::Fp8E4m3 { 2.0 * FP8_SUMS } else { 0.0 };
+                    }
+                    for (i, (result, expected)) in results.iter().zip(expected).enumerate() {
+                        let what = format!("part {i} {format} y {y_format} m {m} n {n:?} k {k} {gate:?}");
+                        close(&result.read(), &expected, bound, &what);
                     }
                 }
             }
@@ -332,15 +360,20 @@ fn tiles_that_blocks_share() {
 /// residual that is a part of wider rows.
 #[test]
 fn residuals_ahead_of_products() {
-    const BEFORE: usize = 2;
-    const BESIDE: usize = 6;
+    const BEFORE: usize = 8;
+    const BESIDE: usize = 16;
     with_kernels(|kernels| {
         let gpu = Gpu::new(kernels);
         let mut random = Random(5);
-        let types = [(Format::F16, Format::F16), (Format::Bf16, Format::F16), (Format::F16, Format::Bf16)];
+        let types = [
+            (Format::F16, Format::F16),
+            (Format::Bf16, Format::F16),
+            (Format::F16, Format::Bf16),
+            (Format::F32, Format::F32),
+        ];
         let mut round = 0;
-        // A low tile, a narrow one, and a pair of wide ones.
-        for (m, n, k) in [(41, 96, 112), (200, 160, 80), (1790, 1824, 144)] {
+        // Low tiles, narrow ones, and pairs of wide ones.
+        for (m, n, k) in [(41, 96, 112), (200, 160, 80), (200, 168, 80), (1790, 1824, 144)] {
             for format in [Format::F16, Format::Bf16, Format::Int8, Format::Fp8E4m3] {
                 for (residual_format, y_format) in types {
                     round += 1;

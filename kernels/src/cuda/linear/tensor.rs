@@ -128,14 +128,27 @@ impl CudaKernels {
             memory.push(matrix.data);
         }
         let has_wide_rows = has_wide_rows(joined);
-        // A residual that can be had in whole pieces of pairs has kernels that request it before the products.
-        let has_residual_pieces = residual.is_some_and(|residual| {
-            let is_paired = residual.format != Format::F32 && (residual.offset | residual.stride) % 2 == 0;
-            let has_usual_result = has_wide_rows && activation.is_none() && tiling.splits == 1;
-            is_paired && has_usual_result && n[0] % PIECE_COLS == 0
-        });
-        let residual_suffix = if has_residual_pieces { "_residual" } else { "" };
-        let name = format!("gemm_hopper_{element}_{}{residual_suffix}", tiling.name(is_gate));
+        // The usual residuals have kernels of their own, which request them before the products.
+        let ending = match residual {
+            Some(residual) if activation.is_none() && tiling.splits == 1 && groups == 2 => {
+                let multiple = |of: usize| (residual.offset | residual.stride).is_multiple_of(of);
+                let y = &parts[0].y;
+                let is_float = residual.format == Format::F32 && y.format == Format::F32;
+                if residual.format != Format::F32 && has_wide_rows && multiple(8) {
+                    "_halves"
+                } else if is_float
+                    && multiple(2)
+                    && y.offset.is_multiple_of(2)
+                    && n[0].is_multiple_of(PIECE_COLS)
+                {
+                    "_floats"
+                } else {
+                    ""
+                }
+            }
+            _ => "",
+        };
+        let name = format!("gemm_hopper_{element}_{}{ending}", tiling.name(is_gate));
         let mut launch = Launch::new(&self.stream, self.function("gemm_hopper.cu", &name)?)
             .maps(Box::new(TensorMaps(maps)), &memory)
             .int(m)
