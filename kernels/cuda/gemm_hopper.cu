@@ -214,41 +214,47 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
 // What is added to results; the same numbers as bytes of its elements.
 enum { NO_RESIDUAL = 0, HALVES = 2, FLOATS = 4 };
 
-// A residual of which the first columns are requested before the products, as many as there are registers for. Those of rows and
-// columns that do not exist are some other and end in results that are dropped.
+// A residual is brought into the second-level cache while products are summed. Its first columns are requested beside the last
+// products, as many as there are registers for; those of rows and columns that do not exist are some other and end in results
+// that are dropped.
 template <typename T, int RESIDUAL> struct Residual {
     __device__ __forceinline__ void start(const Task &, const Place &, int) {}
 };
+// Lines of a warp's 16 rows of a tile of COLS columns.
+template <int COLS> __device__ __forceinline__ void expect_residual(const Task &task, const Place &place, int bytes, int row) {
+    const int lines = COLS * bytes / 128, elements = 128 / bytes, n = select(task.n, place.matrix);
+#pragma unroll
+    for (int i = threadIdx.x % 32; i < 16 * lines; i += 32) {
+        const int r = row + i / lines, col = place.col + i % lines * elements;
+        if (r < task.m && col < n)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const u8 *)task.residual +
+                                                          ((u64)r * task.residual_stride + col) * bytes));
+    }
+}
 // 16-bit elements, in rows that begin at multiples of 16 bytes: a line of 64 columns each, of four rows at a time. They pass
 // through the warp's box to the threads that hold the sums.
 template <typename T> struct Residual<T, HALVES> {
     static constexpr int BOXES = Element<T>::has_scales ? 1 : 2;
-    const u16 *from;
-    int stride, rows, cols;
     uint4 raw[BOXES][4];
     __device__ __forceinline__ void start(const Task &task, const Place &place, int first_row) {
-        const int lane = threadIdx.x % 32, row = min(first_row + lane / 8, task.m - 1), col = lane % 8 * 8;
-        stride = task.residual_stride;
-        rows = task.m - row;
-        cols = select(task.n, place.matrix) - place.col - col;
-        from = (const u16 *)task.residual + (u64)row * stride + place.col + col;
 #pragma unroll
         for (int box = 0; box < BOXES; box++)
-            load(box);
+            load(task, place, first_row, box);
     }
-    __device__ __forceinline__ void load(int box) {
-        const u16 *at = from + (box * BOX_COLS < cols ? box * BOX_COLS : min(0, cols - 8));
+    __device__ __forceinline__ void load(const Task &task, const Place &place, int first_row, int box) {
+        const int lane = threadIdx.x % 32, row = first_row + lane / 8, col = place.col + box * BOX_COLS + lane % 8 * 8;
+        const u16 *at = (const u16 *)task.residual + min(col, select(task.n, place.matrix) - 8);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             uint4 &v = raw[box % BOXES][i];
             // Volatile, or all of it would be requested at once, and not fit.
             asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                         : "l"(at + (4 * i < rows ? (u64)(4 * i) * stride : 0)));
+                         : "l"(at + (u64)min(row + 4 * i, task.m - 1) * task.residual_stride));
         }
     }
-    // Of the columns of a box, pairs as a thread holds sums: of both rows, eight columns apart.
-    __device__ __forceinline__ void pass(u8 *box, int index, u32 (&pairs)[2][8]) {
+    // A box's into the warp's.
+    __device__ __forceinline__ void put_down(u8 *box, int index) {
         const int lane = threadIdx.x % 32, chunk = lane % 8;
         __syncwarp();
 #pragma unroll
@@ -257,12 +263,16 @@ template <typename T> struct Residual<T, HALVES> {
             *(uint4 *)(box + row * 128 + (chunk ^ row % 8) * 16) = raw[index % BOXES][i];
         }
         __syncwarp();
+    }
+    // Of half a box's columns, pairs as a thread holds sums: of both rows, eight columns apart. Results may then take their place.
+    __device__ __forceinline__ void pick_up(const u8 *box, int half, u32 (&pairs)[2][4]) {
+        const int lane = threadIdx.x % 32, row = lane % 16;
 #pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-            const int row = lane % 16, from_chunk = j + lane / 16;
+        for (int j = 0; j < 4; j += 2) {
+            const int chunk = half * 4 + j + lane / 16;
             asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                          : "=r"(pairs[0][j]), "=r"(pairs[1][j]), "=r"(pairs[0][j + 1]), "=r"(pairs[1][j + 1])
-                         : "r"(shared_address(box + row * 128 + (from_chunk ^ row % 8) * 16))
+                         : "r"(shared_address(box + row * 128 + (chunk ^ row % 8) * 16))
                          : "memory");
         }
         __syncwarp();
@@ -345,11 +355,10 @@ __device__ __forceinline__ void finish_usual(const Task &task, const Place &plac
     for (int i = 0; i < PIECES / 2; i++) {
         if (place.col + i * BOX_COLS >= n)
             return;
-        u32 pairs[2][8];
         if constexpr (RESIDUAL == HALVES) {
-            residual.pass(box, i, pairs);
+            residual.put_down(box, i);
             if (i + residual.BOXES < PIECES / 2)
-                residual.load(i + residual.BOXES);
+                residual.load(task, place, first_row, i + residual.BOXES);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -367,11 +376,13 @@ __device__ __forceinline__ void finish_usual(const Task &task, const Place &plac
                     v[0][e] *= u[0][e], v[1][e] *= u[1][e];
             }
             if constexpr (RESIDUAL == HALVES) {
+                u32 pairs[2][4];
+                residual.pick_up(box, half, pairs);
 #pragma unroll
                 for (int h = 0; h < 2; h++)
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
-                        const float2 pair = unpack_pair(pairs[h][half * 4 + j], task.residual_type);
+                        const float2 pair = unpack_pair(pairs[h][j], task.residual_type);
                         v[h][2 * j] += pair.x, v[h][2 * j + 1] += pair.y;
                     }
             }
@@ -711,7 +722,8 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                     for (int h = 0; h < 2; h++)
                         if (first_row + h * 8 + lane / 4 < task.m)
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
-                residual.start(task, at, first_row);
+                if (RESIDUAL != NO_RESIDUAL)
+                    expect_residual<COLS>(task, at, RESIDUAL, first_row);
             }
             int last = 0;
             for (int i = first; i < end; i++) {
@@ -735,6 +747,8 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                     parity ^= 1;
                 }
             }
+            if (!IS_SPLIT)
+                residual.start(task, at, first_row);
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (IS_SPLIT) {
                 const int WARPS = 4 * GROUPS;

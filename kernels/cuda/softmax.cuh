@@ -9,10 +9,11 @@ struct Sight {
     const u8 *mask;
     int mask_size;
 
-    // Whether all queries from `position` on see all keys of a tile, and nothing is added to their scores.
+    // Whether a warp's 16 queries from `position` on see all keys of a tile, and nothing is added to their scores.
     __device__ __forceinline__ bool is_clear(int base, int tile, int position) const {
-        return base + tile <= keys && (!causal || base + tile - 1 <= position) && window <= 0 && mask == nullptr &&
-               slope == 0.0f;
+        const int last = base + tile - 1;
+        return last < keys && (!causal || last <= position) && mask == nullptr && slope == 0.0f &&
+               (window <= 0 || (base > position + 15 - window && last < position + window));
     }
     __device__ __forceinline__ bool sees(int position, int key) const {
         return key < keys && (!causal || key <= position) &&

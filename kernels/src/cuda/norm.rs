@@ -22,8 +22,8 @@ pub struct NormArgs<'a> {
     pub y: DeviceRows<'a>,
 }
 
-/// Elements of a row up to which a warp takes it.
-const LONGEST_SHORT: usize = 1024;
+/// Times eight elements that a thread keeps in registers.
+const KEPT: usize = 4;
 
 impl CudaKernels {
     /// Normalises every row.
@@ -37,11 +37,8 @@ impl CudaKernels {
         check::same("norm", "x", &x, &y)?;
         check::vector("norm", "weight", x.cols, Some(weight))?;
         check::vector("norm", "bias", x.cols, bias)?;
-        let is_short = x.cols <= LONGEST_SHORT;
-        let kernel = if is_short { "normalise_short" } else { "normalise" };
-        let launch = Launch::new(&self.stream, self.function("norm.cu", kernel)?)
+        let launch = Launch::new(&self.stream, self.function("norm.cu", "normalise")?)
             .rows(&x)
-            .int(x.rows)
             .int(x.cols)
             .int(usize::from(kind == NormKind::Layer))
             .buffer(weight, 0)
@@ -49,14 +46,8 @@ impl CudaKernels {
             .float(eps)
             .result(&y);
         // Rows that are not aligned are read element by element, from wherever they start.
-        let (blocks, threads) = if is_short {
-            // Few rows are spread over all multiprocessors.
-            let warps = (x.rows / (2 * self.context().multiprocessors())).clamp(1, 8);
-            (x.rows.div_ceil(warps), 32 * warps)
-        } else {
-            (x.rows, x.cols.div_ceil(8).next_multiple_of(32).clamp(32, 512))
-        };
-        // SAFETY: a block or a warp per row, surplus ones return; shapes were checked.
-        Ok(unsafe { launch.submit([blocks, 1, 1], threads, 0, true) }?)
+        let threads = x.cols.div_ceil(8 * KEPT).next_multiple_of(32).clamp(32, 512);
+        // SAFETY: one block per row; shapes were checked.
+        Ok(unsafe { launch.submit([x.rows, 1, 1], threads, 0, true) }?)
     }
 }

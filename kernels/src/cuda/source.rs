@@ -26,7 +26,7 @@ const OPTIONS: &[&str] = &["-std=c++17", "--ptxas-options=-v"];
 /// Decoding of weights, in front of the files that multiply them.
 const CODES: &str = include_str!("../../cuda/codes.cuh");
 
-/// A row of inputs, in front of the files that multiply just one.
+/// A row of inputs on its way from memory, in front of the files that normalise rows or multiply just one.
 const ROW: &str = include_str!("../../cuda/row.cuh");
 
 /// What only Hopper has, in front of the files that use it.
@@ -74,7 +74,7 @@ pub static SOURCES: &[Source] = &[
     source!("attention_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_SOFTMAX),
     source!("attention.cu"),
     source!("rows.cu"),
-    source!("norm.cu"),
+    source!("norm.cu", None, None, ROW),
     source!("rope.cu"),
     source!("gemv.cu", None, None, ROW),
     source!("gemm_simt.cu"),
