@@ -19,6 +19,8 @@
 // Results on their way out: a warp's 16 rows of 64 columns in 16 bits.
 #define BOX_COLS (2 * PIECE)
 #define BOX_BYTES (16 * BOX_COLS * 2)
+// Steps by which the second warpgroup of a high block begins later.
+#define LAG 0
 // Rows of tiles that are walked through column by column, so that tiles which run at once share operands.
 #define BAND 16
 
@@ -214,23 +216,11 @@ __device__ __forceinline__ void store_pairs(void *y, const Task &task, int row, 
 // What is added to results; the same numbers as bytes of its elements.
 enum { NO_RESIDUAL = 0, HALVES = 2, FLOATS = 4 };
 
-// A residual is brought into the second-level cache while products are summed. Its first columns are requested beside the last
-// products, as many as there are registers for; those of rows and columns that do not exist are some other and end in results
-// that are dropped.
+// A residual of which the first columns are requested before the products, as many as there are registers for. Those of rows and
+// columns that do not exist are some other and end in results that are dropped.
 template <typename T, int RESIDUAL> struct Residual {
     __device__ __forceinline__ void start(const Task &, const Place &, int) {}
 };
-// Lines of a warp's 16 rows of a tile of COLS columns.
-template <int COLS> __device__ __forceinline__ void expect_residual(const Task &task, const Place &place, int bytes, int row) {
-    const int lines = COLS * bytes / 128, elements = 128 / bytes, n = select(task.n, place.matrix);
-#pragma unroll
-    for (int i = threadIdx.x % 32; i < 16 * lines; i += 32) {
-        const int r = row + i / lines, col = place.col + i % lines * elements;
-        if (r < task.m && col < n)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const u8 *)task.residual +
-                                                          ((u64)r * task.residual_stride + col) * bytes));
-    }
-}
 // 16-bit elements, in rows that begin at multiples of 16 bytes: a line of 64 columns each, of four rows at a time. They pass
 // through the warp's box to the threads that hold the sums.
 template <typename T> struct Residual<T, HALVES> {
@@ -722,11 +712,16 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                     for (int h = 0; h < 2; h++)
                         if (first_row + h * 8 + lane / 4 < task.m)
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
-                if (RESIDUAL != NO_RESIDUAL)
-                    expect_residual<COLS>(task, at, RESIDUAL, first_row);
+                residual.start(task, at, first_row);
             }
+            // The second warpgroup begins a bit later, and stays behind: one finishes a tile while the other still multiplies.
+            const bool lags = LAG > 0 && GROUPS == 2 && !IS_SPLIT && tile == start && end - first > LAG;
+            if (lags && group == 2)
+                asm volatile("bar.sync 2, 256;" ::: "memory");
             int last = 0;
             for (int i = first; i < end; i++) {
+                if (lags && group == 1 && i == first + LAG)
+                    asm volatile("bar.arrive 2, 256;" ::: "memory");
                 wait_barrier(full + 8 * s, parity);
                 if (has_rows) {
                     u64 a = describe(tiles + s * STAGE + (group - 1) * (64 * STEP_BYTES));
@@ -747,8 +742,6 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                     parity ^= 1;
                 }
             }
-            if (!IS_SPLIT)
-                residual.start(task, at, first_row);
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
             if (IS_SPLIT) {
                 const int WARPS = 4 * GROUPS;

@@ -76,6 +76,12 @@ __device__ __forceinline__ void normalise_as(const void *row, int x_type, bool i
 extern "C" __global__ void normalise(const void *x, int x_type, int stride, int k, int is_layer, const float *weight,
                                      const float *bias, float eps, void *y, int y_type) {
     let_next_start();
+    // What no kernel writes is brought near before waiting for x.
+    for (int i = threadIdx.x * 8; i < k; i += blockDim.x * 8) {
+        touch(weight + i);
+        if (bias)
+            touch(bias + i);
+    }
     wait_for_previous();
     const void *row = (const u8 *)x + (u64)blockIdx.x * stride * (x_type == IS_F32 ? 4 : 2);
     const bool is_whole = k % 8 == 0 && are_rows_aligned(x, stride);

@@ -46,7 +46,9 @@ impl CudaKernels {
             .float(eps)
             .result(&y);
         // Rows that are not aligned are read element by element, from wherever they start.
-        let threads = x.cols.div_ceil(8 * KEPT).next_multiple_of(32).clamp(32, 512);
+        // Few rows are all threads have to do: the more of them share one, the sooner it is done.
+        let kept = if x.rows <= self.context().multiprocessors() { 1 } else { KEPT };
+        let threads = x.cols.div_ceil(8 * kept).next_multiple_of(32).clamp(32, 512);
         // SAFETY: one block per row; shapes were checked.
         Ok(unsafe { launch.submit([x.rows, 1, 1], threads, 0, true) }?)
     }
