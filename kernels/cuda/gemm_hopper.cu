@@ -19,8 +19,6 @@
 // Results on their way out: a warp's 16 rows of 64 columns in 16 bits.
 #define BOX_COLS (2 * PIECE)
 #define BOX_BYTES (16 * BOX_COLS * 2)
-// Steps by which the second warpgroup of a high block begins later.
-#define LAG 0
 // Rows of tiles that are walked through column by column, so that tiles which run at once share operands.
 #define BAND 16
 
@@ -714,14 +712,8 @@ __device__ void gemm(const TensorMap *x, const TensorMap *w, const Task &task) {
                             of_row[h] = task.row_scale[first_row + h * 8 + lane / 4];
                 residual.start(task, at, first_row);
             }
-            // The second warpgroup begins a bit later, and stays behind: one finishes a tile while the other still multiplies.
-            const bool lags = LAG > 0 && GROUPS == 2 && !IS_SPLIT && tile == start && end - first > LAG;
-            if (lags && group == 2)
-                asm volatile("bar.sync 2, 256;" ::: "memory");
             int last = 0;
             for (int i = first; i < end; i++) {
-                if (lags && group == 1 && i == first + LAG)
-                    asm volatile("bar.arrive 2, 256;" ::: "memory");
                 wait_barrier(full + 8 * s, parity);
                 if (has_rows) {
                     u64 a = describe(tiles + s * STAGE + (group - 1) * (64 * STEP_BYTES));
