@@ -1,8 +1,8 @@
 // The softmax of attention, tile by tile of keys (Dao et al. 2022), on scores as tensor cores leave them: a thread holds rows
 // `lane / 4` and eight further of its warp's 16, of every eight columns the two behind `2 (lane % 4)`.
 
-// Which keys a sequence's queries see, and what becomes of a score: times `scale`, plus `slope` times its key; both are in units
-// of ln 2, so that weights are powers of two. The scale is positive.
+// Which keys a sequence's queries see, and what becomes of a score: times `scale`, plus `slope` times its key; both are in
+// units of ln 2, so that weights are powers of two. The scale is positive.
 struct Sight {
     int keys, causal, window;
     float scale, slope;
@@ -101,7 +101,8 @@ template <int PENDING> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// What is visible to any of the queries `first .. first + count` of a sequence: its first key, a multiple of a tile, and the end.
+// What is visible to any of a sequence's queries from one position to another: its first key, a multiple of a tile, and the
+// end.
 __device__ __forceinline__ int2 visible_keys(const Sight &sight, int first_position, int last_position, int tile) {
     int begin = 0, end = sight.causal ? min(sight.keys, last_position + 1) : sight.keys;
     if (sight.window > 0) {

@@ -29,8 +29,9 @@ const CODES: &str = include_str!("../../cuda/codes.cuh");
 /// A row of inputs on its way from memory, in front of the files that normalise rows or multiply just one.
 const ROW: &str = include_str!("../../cuda/row.cuh");
 
-/// What only Hopper has, in front of the files that use it.
-const HOPPER: &str = include_str!("../../cuda/hopper.cuh");
+/// What only Hopper has, and how its products end.
+const HOPPER_AND_ENDING: &str =
+    concat!(include_str!("../../cuda/hopper.cuh"), include_str!("../../cuda/gemm_ending.cuh"));
 
 /// The softmax of attention, in front of the files that have scores on tensor cores.
 const SOFTMAX: &str = include_str!("../../cuda/softmax.cuh");
@@ -80,10 +81,10 @@ pub static SOURCES: &[Source] = &[
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
     source!("quantise.cu"),
-    source!("gemm_hopper.cu", Some("f16"), Some("sm_90a"), HOPPER),
-    source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER),
-    source!("gemm_hopper.cu", Some("s8"), Some("sm_90a"), HOPPER),
-    source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a"), HOPPER),
+    source!("gemm_hopper.cu", Some("f16"), Some("sm_90a"), HOPPER_AND_ENDING),
+    source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_ENDING),
+    source!("gemm_hopper.cu", Some("s8"), Some("sm_90a"), HOPPER_AND_ENDING),
+    source!("gemm_hopper.cu", Some("e4m3"), Some("sm_90a"), HOPPER_AND_ENDING),
     source!("gemv_codes.cu", Some("s8"), None, CODES_AND_ROW),
     source!("gemv_codes.cu", Some("e4m3"), None, CODES_AND_ROW),
     source!("gemv_codes.cu", Some("e5m2"), None, CODES_AND_ROW),
