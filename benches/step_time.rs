@@ -180,6 +180,7 @@ fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, r
             bias: None,
             activation: None,
             residual: None,
+            next: None,
             y: RowsMut { data: &mut y, rows: m, cols: n },
         }));
     });

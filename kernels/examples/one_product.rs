@@ -48,7 +48,16 @@ fn run(words: &[&str]) -> Option<()> {
         let x = Rows { data: &x, rows: m, cols: k, stride: k };
         let y = RowsMut { data: &mut y, rows: m, cols: n };
         kernels
-            .matmul(MatMul { x, rounding, w: &w, bias: None, activation: None, residual: None, y })
+            .matmul(MatMul {
+                x,
+                rounding,
+                w: &w,
+                bias: None,
+                activation: None,
+                residual: None,
+                next: None,
+                y,
+            })
             .ok()?;
     }
     Some(())

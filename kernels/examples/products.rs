@@ -69,6 +69,7 @@ fn main() {
                                 bias: None,
                                 activation: None,
                                 residual: None,
+                                next: None,
                                 y,
                             })
                             .unwrap();

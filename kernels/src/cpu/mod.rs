@@ -10,6 +10,7 @@
 mod aarch64;
 mod buffer;
 mod check;
+mod fetch;
 mod grid;
 mod head_cache;
 mod op_table;

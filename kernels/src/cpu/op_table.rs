@@ -231,7 +231,11 @@ pub(super) struct FixedKernels {
 /// Digits of an input in fixed point: `x = scale (65536 d[0] + 256 d[1] + d[2])`, each from -128 to 127.
 pub(super) const DIGITS: usize = 3;
 
-/// A few rows of inputs in fixed point times up to [`PANELS`] panels: `y [rows, cols] = x w^T + bias`.
+/// Panels that such a product takes at most: sums of integers take turns in the registers, so more places than [`PANELS`]
+/// can be read at once.
+pub(super) const FIXED_PANELS: usize = 2 * PANELS;
+
+/// A few rows of inputs in fixed point times up to [`FIXED_PANELS`] panels: `y [rows, cols] = x w^T + bias`.
 ///
 /// The digits of a block of terms are summed as integers, which is exact, then the blocks' sums times their scales.
 ///

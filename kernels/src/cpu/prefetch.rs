@@ -12,6 +12,18 @@ pub(super) fn read(address: *const f32) {
     let _ = address;
 }
 
+/// Fetches the line at an address into the second-level cache.
+#[inline(always)]
+pub(super) fn read_soon(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Fetches the line at an address to be written: other cores give it up.
 #[inline(always)]
 pub(super) fn write(address: *const f32) {

@@ -22,6 +22,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::fetch::Fetch;
+
 /// How long an idle worker, or a caller that waits for the last worker, spins before it sleeps.
 ///
 /// Longer than the gaps between the parallel operations of a decode step (a few microseconds each), shorter than
@@ -47,6 +49,7 @@ pub struct ThreadPool {
 }
 
 type Task = dyn Fn(usize) + Sync;
+type Ahead = dyn Fn(usize) -> Fetch + Sync;
 
 struct Shared {
     state: AtomicU64,
@@ -71,6 +74,8 @@ struct NextTask(AtomicUsize);
 struct Job {
     tasks: usize,
     function: *const Task,
+    /// What each thread fetches when no tasks are left, if it is told.
+    ahead: Option<*const Ahead>,
 }
 
 // SAFETY: `job` is written only by the thread that holds `ThreadPool::caller`, while `state` is closed with nobody
@@ -88,7 +93,7 @@ impl ThreadPool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             next_tasks: (0..threads.max(1)).map(|_| NextTask::default()).collect(),
-            job: UnsafeCell::new(Job { tasks: 0, function: &|_: usize| {} }),
+            job: UnsafeCell::new(Job { tasks: 0, function: &|_: usize| {}, ahead: None }),
             shutdown: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -116,6 +121,11 @@ impl ThreadPool {
         (0..self.threads()).find(owns).unwrap_or(0)
     }
 
+    /// The first task of a thread's share, if there are so many.
+    pub(super) fn first_task(&self, thread: usize, tasks: usize) -> usize {
+        self.shared.share(thread, tasks).start
+    }
+
     /// Whether of so many tasks `task` and the one behind it are of the same thread's share.
     pub(super) fn are_of_one_share(&self, task: usize, tasks: usize) -> bool {
         task + 1 < tasks && self.owner(task, tasks) == self.owner(task + 1, tasks)
@@ -133,6 +143,25 @@ impl ThreadPool {
     ///
     /// When a task panics: remaining tasks may be skipped, and the panic continues in the caller.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
+        self.start(tasks, f, None);
+    }
+
+    /// The same; a thread that finds no more tasks fetches what `ahead` says for it, until it is called again.
+    pub(super) fn run_and_fetch(
+        &self,
+        tasks: usize,
+        f: &(dyn Fn(usize) + Sync),
+        ahead: &(dyn Fn(usize) -> Fetch + Sync),
+    ) {
+        self.start(tasks, f, Some(ahead));
+    }
+
+    fn start(
+        &self,
+        tasks: usize,
+        f: &(dyn Fn(usize) + Sync),
+        ahead: Option<&(dyn Fn(usize) -> Fetch + Sync)>,
+    ) {
         let guard = if self.workers.is_empty() || tasks < 2 { None } else { self.caller.try_lock().ok() };
         let Some(_guard) = guard else {
             (0..tasks).for_each(f);
@@ -144,9 +173,14 @@ impl ThreadPool {
         // call, and `run` does not return (nor unwind) before it has closed the call and the last one has left.
         let function =
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(function) };
+        let ahead_pointer = ahead.map(|ahead| {
+            let ahead: *const (dyn Fn(usize) -> Fetch + Sync + '_) = ahead;
+            // SAFETY: as above.
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) -> Fetch + Sync + '_), *const Ahead>(ahead) }
+        });
         // SAFETY: the call is closed with nobody inside (the previous `run` waited for that, and `caller` keeps
         // other callers out), so no worker reads the job now.
-        unsafe { *shared.job.get() = Job { tasks, function } };
+        unsafe { *shared.job.get() = Job { tasks, function, ahead: ahead_pointer } };
         for (thread, next) in shared.next_tasks.iter().enumerate() {
             next.0.store(shared.share(thread, tasks).start, Ordering::Relaxed);
         }
@@ -157,7 +191,7 @@ impl ThreadPool {
             shared.wake_worker.notify_all();
         }
         shared.take_tasks(0, tasks, f);
-        shared.close_and_wait();
+        shared.close_and_wait(ahead.map(|ahead| ahead(0)).unwrap_or_default());
         let panic = lock(&shared.panic).take();
         if let Some(payload) = panic {
             drop(_guard);
@@ -188,7 +222,8 @@ impl Shared {
     /// The life of worker `thread`.
     fn work(&self, thread: usize) {
         let mut seen = 0;
-        while let Some(state) = self.wait_for_call(seen) {
+        let mut fetch = Fetch::default();
+        while let Some(state) = self.wait_for_call(seen, &mut fetch) {
             seen = state / GENERATION;
             if !self.enter(state) {
                 continue;
@@ -198,18 +233,22 @@ impl Shared {
             let job = unsafe { *self.job.get() };
             // SAFETY: as above, the caller keeps the function alive until this worker leaves.
             self.take_tasks(thread, job.tasks, unsafe { &*job.function });
+            if let Some(ahead) = job.ahead {
+                // SAFETY: as above.
+                fetch = unsafe { (*ahead)(thread) };
+            }
             self.leave();
         }
     }
 
     /// Waits until a call newer than `seen` is open and returns the state, or `None` at shutdown.
-    fn wait_for_call(&self, seen: u64) -> Option<u64> {
+    fn wait_for_call(&self, seen: u64, fetch: &mut Fetch) -> Option<u64> {
         let is_new = |state: u64| state & OPEN != 0 && state / GENERATION != seen;
         let ready = || {
             let state = self.state.load(Ordering::SeqCst);
             (is_new(state) || self.shutdown.load(Ordering::SeqCst)).then_some(state)
         };
-        let state = spin(&ready).unwrap_or_else(|| {
+        let state = spin(&ready, fetch).unwrap_or_else(|| {
             let mut guard = lock(&self.sleep);
             // Announced before the last look at the state, while the caller opens the call before it looks at
             // the sleepers: one of the two sees the other.
@@ -276,10 +315,10 @@ impl Shared {
     }
 
     /// Closes the call and waits for the workers inside.
-    fn close_and_wait(&self) {
+    fn close_and_wait(&self, mut fetch: Fetch) {
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
         let empty = || (self.state.load(Ordering::Acquire) & INSIDE == 0).then_some(());
-        if spin(&empty).is_none() {
+        if spin(&empty, &mut fetch).is_none() {
             let mut guard = lock(&self.sleep);
             self.state.fetch_or(CALLER_SLEEPS, Ordering::AcqRel);
             while empty().is_none() {
@@ -290,8 +329,8 @@ impl Shared {
     }
 }
 
-/// Polls until there is an answer or [`SPIN`] has passed.
-fn spin<T>(poll: &impl Fn() -> Option<T>) -> Option<T> {
+/// Polls until there is an answer or [`SPIN`] has passed, fetching meanwhile.
+fn spin<T>(poll: &impl Fn() -> Option<T>, fetch: &mut Fetch) -> Option<T> {
     let mut deadline = None;
     loop {
         // The clock is read once in a while only: reading it takes about as long as the poll.
@@ -299,7 +338,9 @@ fn spin<T>(poll: &impl Fn() -> Option<T>) -> Option<T> {
             if let Some(answer) = poll() {
                 return Some(answer);
             }
-            std::hint::spin_loop();
+            if !fetch.go_on() {
+                std::hint::spin_loop();
+            }
         }
         if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + SPIN) {
             return None;

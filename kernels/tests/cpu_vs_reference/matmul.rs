@@ -49,6 +49,7 @@ fn multiply_rounded(
             bias,
             activation: None,
             residual: None,
+            next: None,
             y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() },
         })
         .unwrap();
@@ -373,6 +374,7 @@ fn endings_are_the_operations_they_stand_for() {
                         bias: Some(&bias),
                         activation,
                         residual,
+                        next: Some(&w),
                         y: ours,
                     };
                     kernels.matmul(args).unwrap();
@@ -429,7 +431,16 @@ fn inputs_rounded_before_give_the_same_bits() {
             let rows = RowsMut { data: &mut expected, rows: m, cols: n };
             let bias = Some(&bias[..]);
             kernels
-                .matmul(MatMul { x: x.view(), rounding, w: &w, bias, activation, residual, y: rows })
+                .matmul(MatMul {
+                    x: x.view(),
+                    rounding,
+                    w: &w,
+                    bias,
+                    activation,
+                    residual,
+                    next: None,
+                    y: rows,
+                })
                 .unwrap();
             let rows = ProductOutput::Rows(RowsMut { data: &mut y, rows: m, cols: n });
             let next = Some(&next_w);

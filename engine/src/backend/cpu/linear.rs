@@ -135,17 +135,17 @@ impl CpuExecutable {
         let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
         let activation = activated.map(|(kind, _)| kind);
         let residual = residual.map(|residual| self.rows(residual)).transpose()?;
+        let next = next.and_then(|next| match steps[next].op {
+            Op::Linear { weight, .. } => tables.matrix(weight).ok(),
+            _ => None,
+        });
         match y {
             ProductOutput::Rows(y) if !is_rounded => {
                 let rounding = tables.roundings[steps[index].module.0 as usize];
                 let x = self.rows(x)?;
-                tables.kernels.matmul(MatMul { x, rounding, w, bias, activation, residual, y })?;
+                tables.kernels.matmul(MatMul { x, rounding, w, bias, activation, residual, next, y })?;
             }
             y => {
-                let next = next.and_then(|next| match steps[next].op {
-                    Op::Linear { weight, .. } => tables.matrix(weight).ok(),
-                    _ => None,
-                });
                 let x = &self.rounded;
                 tables.kernels.matmul_rounded(RoundedMatMul { x, w, bias, activation, residual, next, y })?;
             }

@@ -14,7 +14,7 @@ use super::split::{Blocks, Task, share};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
 use crate::cpu::grid::Grid;
-use crate::cpu::op_table::{DIGITS, FixedKernels, FixedProduct, PANELS, PIECE_BYTES, SplitRow};
+use crate::cpu::op_table::{DIGITS, FIXED_PANELS, FixedKernels, FixedProduct, PIECE_BYTES, SplitRow};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::PackedMatrix;
@@ -28,11 +28,11 @@ const TASK_ROWS: usize = 128;
 /// The product, none of whose sizes is zero, of weights on a grid.
 pub(super) fn multiply(
     kernels: &CpuKernels,
-    fixed: &FixedKernels,
-    grid: Grid,
+    (fixed, grid): (&FixedKernels, Grid),
     x: Rows<'_>,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
+    later: Option<&PackedMatrix>,
     y: &mut [f32],
 ) {
     let (m, n, k) = (x.rows, w.n(), x.cols);
@@ -47,13 +47,21 @@ pub(super) fn multiply(
         inputs.split(kernels, &x, [&mut *digits, &mut *sums, &mut *scales]);
         let product = Product { inputs, digits, sums, scales, w, bias, y: Output::new(y) };
         let task_blocks = TASK_ROWS / fixed.rows;
-        share(&kernels.pool, w, &product.inputs.blocks, task_blocks, &|Task { panels, blocks, .. }| {
-            product.task(panels, blocks);
-        });
+        let at_once = [task_blocks, FIXED_PANELS];
+        share(
+            &kernels.pool,
+            w,
+            &product.inputs.blocks,
+            at_once,
+            later,
+            &|Task { panels, blocks, .. }| {
+                product.task(panels, blocks);
+            },
+        );
         for (r, scale) in scales.iter().enumerate() {
             if scale.is_nan() {
                 let row = Rows { data: &x.data[r * x.stride..][..k], rows: 1, cols: k, stride: k };
-                float::multiply(kernels, row, w, bias, &mut y[r * n..][..n]);
+                float::multiply(kernels, row, w, bias, None, &mut y[r * n..][..n]);
             }
         }
     });
@@ -123,7 +131,7 @@ impl Product<'_> {
     /// A single block of rows meets several panels at a time, which come from memory; many blocks stay with a panel that
     /// fits the caches.
     fn task(&self, panels: Range<usize>, blocks: Range<usize>) {
-        let together = if blocks.len() == 1 { PANELS } else { 1 };
+        let together = if blocks.len() == 1 { FIXED_PANELS } else { 1 };
         for first in panels.clone().step_by(together) {
             for block in blocks.clone() {
                 self.multiply(first..panels.end.min(first + together), block);

@@ -38,6 +38,7 @@ pub(super) fn multiply(
     x: Rows<'_>,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
+    later: Option<&PackedMatrix>,
     y: &mut [f32],
 ) {
     let (m, k) = (x.rows, x.cols);
@@ -45,12 +46,12 @@ pub(super) fn multiply(
     let blocks = Blocks::new(m, table.panel_rows);
     if m == 1 && k.is_multiple_of(w.codes().terms()) {
         // A single row is interleaved as it is.
-        return Product { table, x: &x.data[..k], x_k: k, w, bias, y, blocks }.run(kernels);
+        return Product { table, x: &x.data[..k], x_k: k, w, bias, y, blocks }.run(kernels, later);
     }
     let x_k = k.next_multiple_of(MAX_TERMS);
     with_scratch(m * x_k, |packed| {
         interleave(kernels, &x, x_k, &blocks, packed);
-        Product { table, x: packed, x_k, w, bias, y, blocks }.run(kernels);
+        Product { table, x: packed, x_k, w, bias, y, blocks }.run(kernels, later);
     });
 }
 
@@ -93,15 +94,22 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    fn run(&self, kernels: &CpuKernels) {
+    fn run(&self, kernels: &CpuKernels, later: Option<&PackedMatrix>) {
         let task_blocks = (TASK_ROWS / self.table.panel_rows).max(1);
-        share(&kernels.pool, self.w, &self.blocks, task_blocks, &|Task { panels, blocks, .. }| {
-            if blocks == (0..1) && self.blocks.rows(0).len() <= self.table.few_rows {
-                self.few_rows(panels);
-            } else {
-                self.task(panels, blocks);
-            }
-        });
+        share(
+            &kernels.pool,
+            self.w,
+            &self.blocks,
+            [task_blocks, PANELS],
+            later,
+            &|Task { panels, blocks, .. }| {
+                if blocks == (0..1) && self.blocks.rows(0).len() <= self.table.few_rows {
+                    self.few_rows(panels);
+                } else {
+                    self.task(panels, blocks);
+                }
+            },
+        );
     }
 
     /// The only block of rows times some panels.

@@ -36,7 +36,7 @@ const ROW: usize = 1024;
 const MAX_PRECISE_ROWS: usize = 4;
 
 pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> {
-    let MatMul { x, rounding, w, bias, activation, residual, y } = args;
+    let MatMul { x, rounding, w, bias, activation, residual, next: later, y } = args;
     let (m, n, k) = (x.rows, w.n(), w.k());
     check::rows(OP, "x", &x)?;
     check::equal(OP, "columns of x", k, x.cols)?;
@@ -66,7 +66,7 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
             let mut memory = RoundedMemory { codes, rows };
             rounded::round(kernels, kind, &x, &mut memory);
             let target = rounded::Target::Rows(y);
-            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, None, target);
+            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, later, target);
         });
         if !rounded.ends {
             end(kernels, last, y);
@@ -74,11 +74,11 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
         return Ok(());
     }
     if rounding == InputRounding::None {
-        multiply(kernels, x, w, bias, y);
+        multiply(kernels, x, w, bias, later, y);
     } else {
         with_scratch(m * k, |rounded| {
             round(kernels, x, rounding, w, rounded);
-            multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, y);
+            multiply(kernels, Rows { data: rounded, rows: m, cols: k, stride: k }, w, bias, later, y);
         });
     }
     end(kernels, last, y);
@@ -190,10 +190,17 @@ fn check_weights(
 }
 
 /// The product, none of whose sizes is zero, of inputs as they are.
-fn multiply(kernels: &CpuKernels, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, y: &mut [f32]) {
+fn multiply(
+    kernels: &CpuKernels,
+    x: Rows<'_>,
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    later: Option<&PackedMatrix>,
+    y: &mut [f32],
+) {
     match (kernels.table.fixed, w.grid()) {
-        (Some(fixed), Some(grid)) => fixed::multiply(kernels, &fixed, grid, x, w, bias, y),
-        _ => float::multiply(kernels, x, w, bias, y),
+        (Some(fixed), Some(grid)) => fixed::multiply(kernels, (&fixed, grid), x, w, bias, later, y),
+        _ => float::multiply(kernels, x, w, bias, later, y),
     }
 }
 

@@ -7,7 +7,9 @@ use super::End;
 use super::split::{Blocks, Task, share};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
-use crate::cpu::op_table::{Ending, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow};
+use crate::cpu::op_table::{
+    Ending, PANELS, PIECE_BYTES, RoundRow, RoundedKernels, RoundedProduct, RoundedRow,
+};
 use crate::cpu::ops::for_row_ranges;
 use crate::cpu::output::Output;
 use crate::cpu::packed::{PackedMatrix, Scales};
@@ -55,7 +57,7 @@ pub(super) fn multiply(
     let product =
         Product { kernels: rounded, x, pieces, w, bias, end, later, y: Output::new(y), is_rounded, blocks };
     let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
-    share(&kernels.pool, w, &product.blocks, task_blocks, &|task| product.task(task));
+    share(&kernels.pool, w, &product.blocks, [task_blocks, PANELS], later, &|task| product.task(task));
 }
 
 /// Rounds each block of rows, none of whose sizes is zero.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::cpu::ThreadPool;
+use crate::cpu::fetch::Fetch;
 use crate::cpu::op_table::PANELS;
 use crate::cpu::packed::PackedMatrix;
 
@@ -16,6 +17,8 @@ const BREAK_EVEN: usize = 1_000_000;
 /// Rows from which on a thread has rows of its own: it reads all weights, but what it writes stays in its caches, where the
 /// next operation looks for it. With fewer, reading all weights from L3 takes longer than multiplying them.
 const OWN_ROWS: usize = 128;
+/// Bytes that a thread fetches ahead: half of a 2 MiB L2.
+const MOST_FETCHED: usize = 1 << 20;
 /// What a core can compute while it reads a byte of weights from L3.
 const FLOPS_PER_BYTE: usize = 8;
 
@@ -49,16 +52,66 @@ pub(super) struct Task {
     pub(super) share: (usize, usize),
 }
 
-/// Calls `task` until all panels have met all blocks, on several threads when that pays; a task gets at most
-/// `task_blocks` blocks.
+/// Which panels and blocks a task has.
+struct Parts {
+    panels: usize,
+    blocks: usize,
+    /// Panels that stay together.
+    group: usize,
+    row_tasks: usize,
+    panel_tasks: usize,
+}
+
+impl Parts {
+    /// Of some panels and blocks of rows, for several threads. `at_once` are the blocks that a task gets at most, and the
+    /// panels that few rows meet at once where there are enough of them.
+    fn new(threads: usize, panels: usize, blocks: &Blocks, at_once: [usize; 2]) -> Self {
+        let (count, [task_blocks, together]) = (blocks.count, at_once);
+        let group = if count == 1 && panels >= PANELS * threads { PANELS } else { 1 };
+        let groups = panels.div_ceil(group);
+        let tasks = match together / group {
+            // As many for each thread, or one would be waited for.
+            several if count == 1 => groups.div_ceil(several * threads).min(TASKS_PER_READER) * threads,
+            _ => TASKS_PER_THREAD * threads,
+        };
+        let own_rows = if blocks.m >= threads * OWN_ROWS { threads } else { 1 };
+        // Few panels leave threads idle unless the rows are shared out too.
+        let row_tasks =
+            count.div_ceil(task_blocks).max(tasks.div_ceil(groups.max(1))).max(own_rows).min(count);
+        let panel_tasks = tasks.div_ceil(row_tasks).min(groups);
+        Self { panels, blocks: count, group, row_tasks, panel_tasks }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_tasks * self.panel_tasks
+    }
+
+    fn panels(&self, task: usize) -> Range<usize> {
+        let groups = part(self.panels.div_ceil(self.group), self.panel_tasks, task % self.panel_tasks);
+        groups.start * self.group..self.panels.min(groups.end * self.group)
+    }
+
+    fn blocks(&self, task: usize) -> Range<usize> {
+        part(self.blocks, self.row_tasks, task / self.panel_tasks)
+    }
+}
+
+/// Part `i` of `0..count` in so many.
+fn part(count: usize, parts: usize, i: usize) -> Range<usize> {
+    count * i / parts..count * (i + 1) / parts
+}
+
+/// Calls `task` until all panels have met all blocks, on several threads when that pays; of few rows, threads that wait fetch
+/// what they will read first of `later`. For `at_once` see [`Parts::new`].
 pub(super) fn share(
     pool: &ThreadPool,
     w: &PackedMatrix,
     blocks: &Blocks,
-    task_blocks: usize,
+    at_once: [usize; 2],
+    later: Option<&PackedMatrix>,
     task: &(dyn Fn(Task) + Sync),
 ) {
-    let (panels, count) = (w.panels(), blocks.count);
+    let (panels, count, [task_blocks, _]) = (w.panels(), blocks.count, at_once);
     let flops = 2 * blocks.m * w.k() * panels * w.panel_width();
     let work = flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE);
     if work < BREAK_EVEN || pool.threads() == 1 {
@@ -68,25 +121,75 @@ pub(super) fn share(
         }
         return;
     }
-    let tasks = pool.threads() * if count == 1 { TASKS_PER_READER } else { TASKS_PER_THREAD };
-    // Panels stay together that a product of few rows takes at once, where there are enough of them.
-    let group = if count == 1 && panels >= PANELS * pool.threads() { PANELS } else { 1 };
-    let groups = panels.div_ceil(group);
-    let own_rows = if blocks.m >= pool.threads() * OWN_ROWS { pool.threads() } else { 1 };
-    // Few panels leave threads idle unless the rows are shared out too.
-    let row_tasks = count.div_ceil(task_blocks).max(tasks.div_ceil(groups)).max(own_rows).min(count);
-    let panel_tasks = tasks.div_ceil(row_tasks).min(groups);
-    let tasks = row_tasks * panel_tasks;
-    pool.run(tasks, &|index| {
-        let (row_task, panel_task) = (index / panel_tasks, index % panel_tasks);
-        let part = |count: usize, tasks: usize, i: usize| count * i / tasks..count * (i + 1) / tasks;
-        let panels = |task: usize| {
-            let groups = part(groups, panel_tasks, task);
-            groups.start * group..panels.min(groups.end * group)
-        };
-        let goes_on = panel_task + 1 < panel_tasks && pool.are_of_one_share(index, tasks);
-        let ahead = if goes_on { panels(panel_task + 1).end } else { panels(panel_task).end };
-        let share = if row_tasks == 1 { (pool.owner(index, tasks), pool.threads()) } else { (0, 1) };
-        task(Task { panels: panels(panel_task), blocks: part(count, row_tasks, row_task), ahead, share });
-    });
+    let parts = Parts::new(pool.threads(), panels, blocks, at_once);
+    let tasks = parts.tasks();
+    let run = |index: usize| {
+        let panels = parts.panels(index);
+        let is_last = (index + 1).is_multiple_of(parts.panel_tasks);
+        let goes_on = !is_last && pool.are_of_one_share(index, tasks);
+        let ahead = if goes_on { parts.panels(index + 1).end } else { panels.end };
+        let share = if parts.row_tasks == 1 { (pool.owner(index, tasks), pool.threads()) } else { (0, 1) };
+        task(Task { panels, blocks: parts.blocks(index), ahead, share });
+    };
+    match later.filter(|later| count == 1 && later.panels() > 0) {
+        Some(later) => {
+            let parts = Parts::new(pool.threads(), later.panels(), blocks, at_once);
+            pool.run_and_fetch(tasks, &run, &|thread| {
+                let first = parts.panels(pool.first_task(thread, parts.tasks()));
+                let (panels, size) = (first.len().min(at_once[1]), later.panel_size());
+                let weights = later.codes_from(first.start, 0).as_ptr();
+                Fetch::new(weights, size, panels, size.min(MOST_FETCHED / panels.max(1)))
+            });
+        }
+        None => pool.run(tasks, &run),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_panel_meets_every_block_once() {
+        for (threads, panels, rows, together) in cases() {
+            let blocks = Blocks::new(rows, 4);
+            let parts = Parts::new(threads, panels, &blocks, [3, together]);
+            let mut met = vec![0; panels * blocks.count()];
+            for task in 0..parts.tasks() {
+                for panel in parts.panels(task) {
+                    parts.blocks(task).for_each(|block| met[panel * blocks.count() + block] += 1);
+                }
+            }
+            assert!(met.iter().all(|times| *times == 1), "{threads} threads, {panels} panels, {rows} rows");
+        }
+    }
+
+    #[test]
+    fn threads_read_equal_shares_of_the_weights() {
+        for (threads, panels, _, together) in cases() {
+            let parts = Parts::new(threads, panels, &Blocks::new(1, 4), [1, together]);
+            let tasks = parts.tasks();
+            let share = |thread: usize| -> usize {
+                part(tasks, threads, thread).map(|task| parts.panels(task).len()).sum()
+            };
+            let shares: Vec<usize> = (0..threads).map(share).collect();
+            let (least, most) = (shares.iter().min().unwrap_or(&0), shares.iter().max().unwrap_or(&0));
+            // A group, and what the last one lacks.
+            let off = if panels >= PANELS * threads { 2 * PANELS } else { 1 };
+            assert!(most - least <= off, "{threads} threads, {panels} panels: {shares:?}");
+        }
+    }
+
+    /// Threads, panels, rows, and panels that few of them meet at once.
+    fn cases() -> Vec<(usize, usize, usize, usize)> {
+        let mut all = Vec::new();
+        for threads in [2, 3, 4, 16] {
+            for panels in [1, 2, 7, 8, 24, 64, 72, 96, 176, 1000, 1571] {
+                for rows in [1, 4, 5, 40, 512] {
+                    all.extend([PANELS, 2 * PANELS].map(|together| (threads, panels, rows, together)));
+                }
+            }
+        }
+        all
+    }
 }

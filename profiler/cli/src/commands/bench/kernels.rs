@@ -179,6 +179,7 @@ impl KernelBench {
                         bias: None,
                         activation: None,
                         residual: None,
+                        next: None,
                         y,
                     })?;
                     Ok(begin.elapsed().as_secs_f64())
