@@ -57,6 +57,25 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
+    fn no_plan_that_loses_as_little_as_a_strategy_everywhere_costs_less_than_the_bound(
+        problem in problem(),
+        strategy in 0..4usize,
+    ) {
+        let everywhere = problem.everywhere(strategy);
+        for (choices, &choice) in problem.groups.iter().zip(&everywhere) {
+            let has_it = choices.iter().any(|choice| choice.strategy == strategy);
+            prop_assert_eq!(choices[choice].strategy, if has_it { strategy } else { 0 });
+        }
+        let own = problem.totals(&everywhere);
+        let bound = Bound::of(&problem, own.sensitivity_nats).unwrap();
+        let as_good = all_plans(&problem).iter().map(|plan| problem.totals(plan))
+            .filter(|totals| totals.sensitivity_nats <= own.sensitivity_nats)
+            .map(|totals| problem.objective.of(&totals))
+            .fold(f64::INFINITY, f64::min);
+        prop_assert!(bound.cost <= as_good + 1e-9 && as_good <= problem.objective.of(&own));
+    }
+
+    #[test]
     fn the_front_is_that_of_brute_force(problem in problem(), limits in limits()) {
         let front = Front::of(&problem, &limits);
         prop_assert!(front.is_exact);

@@ -215,6 +215,30 @@ impl Study {
             ahead: named(Verdict::Fail),
         }
     }
+
+    /// What is left to gain on the rivals that the plan does not beat.
+    pub fn room_below_rivals(&self) -> Vec<Room> {
+        let Standing { level, ahead, .. } = self.against_uniform();
+        level.into_iter().chain(ahead).filter_map(|name| self.room_below(name)).collect()
+    }
+
+    fn room_below(&self, name: String) -> Option<Room> {
+        let index = self.strategies.iter().position(|strategy| *strategy == name)?;
+        let totals = self.problem.totals(&self.problem.everywhere(index));
+        let bound = Bound::of(&self.problem, totals.sensitivity_nats)?;
+        Some(Room { name, cost: self.objective.of(&totals), bound: bound.cost })
+    }
+}
+
+/// What a plan could cost less than a strategy everywhere, at most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Room {
+    /// The strategy; in groups that may not choose it, the reference.
+    pub name: String,
+    /// What it adds up to, in the unit of the objective.
+    pub cost: f64,
+    /// No plan that is predicted to lose as little or less costs less than this.
+    pub bound: f64,
 }
 
 /// How the plan stands among the uniform strategies whose answers are as good as its own, or better.

@@ -122,4 +122,10 @@ impl Problem {
         let chosen = self.groups.iter().zip(plan).map(|(choices, index)| choices[*index].totals);
         chosen.fold(self.fixed, |sum, totals| sum + totals)
     }
+
+    /// The plan that has a strategy in every group that may choose it, and the first choice in all others.
+    pub fn everywhere(&self, strategy: usize) -> Vec<usize> {
+        let of = |choices: &Vec<Choice>| choices.iter().position(|choice| choice.strategy == strategy);
+        self.groups.iter().map(|choices| of(choices).unwrap_or(0)).collect()
+    }
 }

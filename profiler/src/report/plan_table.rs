@@ -182,6 +182,18 @@ pub fn verdict(study: &Study) -> Vec<String> {
         ));
     }
     lines.push(study.against_uniform().sentence());
+    lines.extend(study.room_below_rivals().iter().map(|room| {
+        let unit = study.objective.unit();
+        // A sum in another order may fall a unit in the last place below.
+        let share = (1.0 - room.bound / room.cost).max(0.0);
+        format!(
+            "no plan that is predicted to lose as little as {} everywhere costs less than {}, {:.2} % below what that adds up to ({})",
+            room.name,
+            si(room.bound, unit),
+            100.0 * share,
+            si(room.cost, unit),
+        )
+    }));
     if let Some(bound) = &study.chosen.bound {
         let gap = study.objective.of(&study.chosen.predicted) / bound.cost - 1.0;
         let unit = study.objective.unit();
