@@ -1,8 +1,10 @@
 //! A loaded model that can be run, observed and replayed.
 
+mod inputs;
+mod observed;
 mod paused;
+mod replay;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use joulewise_kernels::format::Format;
@@ -11,7 +13,7 @@ use crate::backend::{Backend, BackendModel, Executable, LoadProgress, Mark, Step
 use crate::batch::TokenBatch;
 use crate::error::{EngineError, Result};
 use crate::graph::{ModelGraph, PositionRule};
-use crate::kv_cache::{CacheShape, KvCache};
+use crate::kv_cache::KvCache;
 use crate::module::ModuleId;
 use crate::observer::{Observer, Span, Unobserved};
 use crate::op::ValueId;
@@ -20,7 +22,9 @@ use crate::program::{Phase, Program, ProgramKey, stored_bytes};
 use crate::repetition::{Repetition, SweepProgram};
 use crate::weight::WeightSource;
 
+pub use observed::Observed;
 pub use paused::PausedRun;
+pub use replay::Replay;
 
 /// How a session is opened.
 #[derive(Clone, Copy)]
@@ -318,9 +322,7 @@ impl Session {
         };
         let cache = cache.as_mut().filter(|_| program.key().phase != Phase::Forward);
         let all_steps = program.steps().len();
-        let mut replay = Replay { executable: executable.as_mut(), inputs, cache, steps, all_steps };
-        replay.run_steps(0..replay.steps.start)?;
-        Ok(replay)
+        Replay::begin(executable.as_mut(), inputs, cache, steps, all_steps)
     }
 
     /// Makes sets of modules ready to be run extra times behind each run of the last program, with its data: a *sweep*
@@ -375,8 +377,13 @@ impl Session {
         if batch.tokens() > self.context {
             return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: self.context });
         }
-        replace(&mut self.inputs.kv_start, (0..batch.batch()).map(|_| 0));
-        self.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
+        self.inputs.fill(
+            &self.graph,
+            std::iter::repeat_n(0, batch.batch()),
+            batch.ids(),
+            batch.token_types(),
+            batch.mask(),
+        )?;
         self.prepare(ProgramKey {
             phase: Phase::Forward,
             batch: batch.batch(),
@@ -384,57 +391,6 @@ impl Session {
             all_logits: options.all_logits,
             keep_hidden_states: options.keep_hidden_states,
         })
-    }
-
-    /// Fills in the inputs of a run; positions continue behind `kv_start`.
-    fn set_inputs(
-        &mut self,
-        ids: &[u32],
-        batch: usize,
-        token_types: Option<&[u32]>,
-        mask: Option<&[u8]>,
-    ) -> Result<()> {
-        let vocab_size = self.graph.vocab_size;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
-            return Err(EngineError::TokenOutOfRange { id: *id, vocab_size });
-        }
-        let tokens = ids.len() / batch;
-        let inputs = &mut self.inputs;
-        replace(&mut inputs.token_ids, ids.iter().copied());
-        match token_types {
-            Some(types) => replace(&mut inputs.token_types, types.iter().copied()),
-            None => replace(&mut inputs.token_types, ids.iter().map(|_| 0)),
-        }
-        replace(&mut inputs.mask, mask.unwrap_or_default().iter().copied());
-        replace(&mut inputs.first_rows, (0..batch).map(|sequence| (sequence * tokens) as u32));
-        let last_visible = |sequence: usize| match mask {
-            None => tokens - 1,
-            Some(mask) => {
-                let row = &mask[sequence * tokens..(sequence + 1) * tokens];
-                row.iter().rposition(|flag| *flag != 0).unwrap_or(0)
-            }
-        };
-        replace(
-            &mut inputs.last_rows,
-            (0..batch).map(|sequence| (sequence * tokens + last_visible(sequence)) as u32),
-        );
-        inputs.positions.clear();
-        for (sequence, row) in ids.chunks_exact(tokens).enumerate() {
-            match self.graph.position_rule {
-                PositionRule::Sequential => {
-                    let start = inputs.kv_start[sequence];
-                    inputs.positions.extend((0..tokens as u32).map(|token| start + token));
-                }
-                PositionRule::AfterPadding { pad_id } => {
-                    let mut position = pad_id;
-                    inputs.positions.extend(row.iter().map(|id| {
-                        position += u32::from(*id != pad_id);
-                        if *id == pad_id { pad_id } else { position }
-                    }));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Runs the program at the front, cut as the observer wishes.
@@ -468,173 +424,5 @@ impl Session {
         }
         observer.spans(program, spans);
         Ok(())
-    }
-}
-
-/// Refills a vector without giving up its memory.
-fn replace<T>(target: &mut Vec<T>, values: impl Iterator<Item = T>) {
-    target.clear();
-    target.extend(values);
-}
-
-/// A session whose next run is watched.
-pub struct Observed<'s, 'o> {
-    session: &'s mut Session,
-    observer: &'o mut dyn Observer,
-}
-
-impl<'s> Observed<'s, '_> {
-    /// See [`Session::forward`].
-    ///
-    /// # Errors
-    /// As there, and those of the observer.
-    pub fn forward(self, batch: &TokenBatch) -> Result<Output<'s>> {
-        self.forward_with(batch, ForwardOptions::default())
-    }
-
-    /// See [`Session::forward_with`].
-    ///
-    /// # Errors
-    /// As there, and those of the observer.
-    pub fn forward_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
-        let Observed { session, observer } = self;
-        session.prepare_forward(batch, options)?;
-        session.run(observer)?;
-        session.output()
-    }
-
-    /// See [`Session::prefill`].
-    ///
-    /// # Errors
-    /// As there, and those of the observer.
-    pub fn prefill(self, batch: &TokenBatch) -> Result<Output<'s>> {
-        self.prefill_with(batch, ForwardOptions::default())
-    }
-
-    /// See [`Session::prefill_with`].
-    ///
-    /// # Errors
-    /// As there, and those of the observer.
-    pub fn prefill_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
-        let Observed { session, observer } = self;
-        let layout = session.graph.cache.ok_or_else(no_cache)?;
-        if batch.tokens() > session.context {
-            return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
-        }
-        let (lengths, batch) = batch.padded_on_the_right();
-        let shape = CacheShape {
-            layers: layout.layers,
-            batch: batch.batch(),
-            kv_heads: layout.kv_heads,
-            capacity: session.context,
-            head_dim: layout.head_dim,
-            format: session.cache_format,
-        };
-        if session.cache.as_ref().is_none_or(|cache| cache.shape != shape) {
-            // The old cache goes first: both need not fit.
-            session.cache = None;
-            let memory = session.model.allocate_cache(shape)?;
-            session.cache = Some(KvCache { shape, lengths: vec![0; batch.batch()], memory });
-        }
-        replace(&mut session.inputs.kv_start, (0..batch.batch()).map(|_| 0));
-        session.set_inputs(batch.ids(), batch.batch(), batch.token_types(), batch.mask())?;
-        // Causality hides padding on the right from every token that counts.
-        session.inputs.mask.clear();
-        session.prepare(ProgramKey {
-            phase: Phase::Prefill,
-            batch: batch.batch(),
-            tokens: batch.tokens(),
-            all_logits: options.all_logits,
-            keep_hidden_states: options.keep_hidden_states,
-        })?;
-        session.run(observer)?;
-        if let Some(cache) = &mut session.cache {
-            cache.lengths = lengths;
-        }
-        session.output()
-    }
-
-    /// See [`Session::decode`].
-    ///
-    /// # Errors
-    /// As there, and those of the observer.
-    pub fn decode(self, tokens: &[u32]) -> Result<Output<'s>> {
-        let Observed { session, observer } = self;
-        let cache = session.cache.as_ref().ok_or_else(no_cache)?;
-        if tokens.len() != cache.lengths.len() {
-            let (expected, got) = (cache.lengths.len(), tokens.len());
-            return Err(EngineError::BatchShape { what: "list of new tokens", expected, got });
-        }
-        let longest = cache.lengths.iter().copied().max().unwrap_or(0) as usize;
-        if longest + 1 > cache.shape.capacity {
-            return Err(EngineError::ContextOverflow { needed: longest + 1, limit: cache.shape.capacity });
-        }
-        replace(&mut session.inputs.kv_start, cache.lengths.iter().copied());
-        session.set_inputs(tokens, tokens.len(), None, None)?;
-        session.prepare(ProgramKey {
-            phase: Phase::Decode,
-            batch: tokens.len(),
-            tokens: 1,
-            all_logits: false,
-            keep_hidden_states: false,
-        })?;
-        session.run(observer)?;
-        if let Some(cache) = &mut session.cache {
-            for length in &mut cache.lengths {
-                *length += 1;
-            }
-        }
-        session.output()
-    }
-
-    /// Runs the last program once more with the same inputs; the cache stays as long as it was.
-    ///
-    /// # Errors
-    /// [`EngineError::Unsupported`] before the first run, and those of the observer.
-    pub fn repeat(self) -> Result<Output<'s>> {
-        let Observed { session, observer } = self;
-        session.run(observer)?;
-        session.output()
-    }
-}
-
-fn no_cache() -> EngineError {
-    EngineError::Unsupported("there is no key-value cache: prefill a decoder first".to_owned())
-}
-
-/// A module that is run again and again with the same data.
-pub struct Replay<'a> {
-    executable: &'a mut dyn Executable,
-    inputs: &'a StepInputs,
-    cache: Option<&'a mut KvCache>,
-    steps: Range<usize>,
-    all_steps: usize,
-}
-
-impl Replay<'_> {
-    /// Runs the module `repeats` times: seconds it took.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn run(&mut self, repeats: usize) -> Result<f64> {
-        let from = self.executable.mark()?;
-        for _ in 0..repeats {
-            self.run_steps(self.steps.clone())?;
-        }
-        let to = self.executable.mark()?;
-        self.executable.seconds_between(from, to)
-    }
-
-    /// Runs what follows the module, so that outputs are again those of the whole program.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn finish(mut self) -> Result<()> {
-        self.run_steps(self.steps.end..self.all_steps)
-    }
-
-    fn run_steps(&mut self, steps: Range<usize>) -> Result<()> {
-        let memory = self.cache.as_mut().map(|cache| cache.memory.as_mut());
-        self.executable.run(steps, self.inputs, memory)
     }
 }

@@ -8,6 +8,31 @@
 //! same meter; [`metrics`] set score and tokens against energy. [`mod@reprice`] does it again with the log of an external
 //! meter.
 //!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use joulewise_engine::{Session, TokenBatch};
+//! use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+//! use joulewise_profiler::profile::{Setup, profile};
+//! use joulewise_profiler::protocol::Protocol;
+//! use joulewise_profiler::sensor::{SearchPaths, discover};
+//! use joulewise_profiler::workload::SessionWorkload;
+//!
+//! /// Prints the joules of each module of a prompt's pass.
+//! fn joules(session: &mut Session, prompt: &TokenBatch) -> joulewise_profiler::Result<()> {
+//!     let meter = EnergyMeter::start(discover(&SearchPaths::default()).sensors);
+//!     let protocol = Protocol::default();
+//!     let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+//!     let mut workload = SessionWorkload::prefill(session, prompt)?;
+//!     let phase = profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(()))?;
+//!     for module in &phase.modules {
+//!         let energy = module.energy(phase.attribution);
+//!         println!("{:40} {:?} J ± {:?} [{}]", module.path, energy.energy_j, energy.ci95_j, energy.provenance);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! Nothing here knows a model by name, prints, or ends the process. Times are seconds on one line ([`clock`]), energies
 //! joules.
 
@@ -28,7 +53,6 @@ pub mod meter;
 pub mod metrics;
 pub mod observer;
 pub mod planner;
-
 pub mod process;
 pub mod profile;
 pub mod protocol;

@@ -27,11 +27,14 @@
 //! its own residuals still say so, the louder the more rounds there are. What whole rounds were out by, only rounds can
 //! tell: to the degree that a sum suffers from that, the model adds nothing.
 
-use nalgebra::{DMatrix, DVector, SymmetricEigen};
+mod normal;
+
+use nalgebra::{DMatrix, DVector};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
 use crate::statistics::{Summary, t_quantile};
+use normal::Normal;
 
 /// One observation.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,14 +105,6 @@ struct Scatters {
     between: f64,
 }
 
-/// A block's share of the normal equations.
-struct Normal {
-    gram: DMatrix<f64>,
-    moment: DVector<f64>,
-    /// What the response itself, as a gain, would add to the moment.
-    gain: DVector<f64>,
-}
-
 impl Regression {
     /// Fits observations; `None` when they cannot tell the items apart.
     pub fn fit(observations: &[Observation], n_draws: usize, seed: u64) -> Option<Regression> {
@@ -133,18 +128,18 @@ impl Regression {
                 .iter()
                 .map(|&block| {
                     let members: Vec<&Observation> = of_block(block).collect();
-                    normal(&members, &fitted_of(block), scatter)
+                    Normal::of_block(&members, &fitted_of(block), scatter)
                 })
                 .collect::<Option<Vec<Normal>>>()?;
-            solution = solve(&sum(&normals, 0..normals.len()))?;
+            solution = Normal::sum(&normals).solve()?;
             fitted = observations.iter().map(|observation| predict(&solution, &observation.counts)).collect();
             if fitted.iter().any(|fit| *fit <= 0.0) {
                 return None;
             }
             scatter = scatters(observations, &fitted, n_items + 1);
         }
-        let total = sum(&normals, 0..normals.len());
-        let condition_number = condition_number(&total.gram);
+        let total = Normal::sum(&normals);
+        let condition_number = total.condition_number();
         if condition_number > WORST_CONDITION {
             return None;
         }
@@ -247,91 +242,6 @@ fn predict(solution: &DVector<f64>, counts: &[f64]) -> f64 {
     solution[0] + counts.iter().zip(solution.iter().skip(1)).map(|(count, cost)| count * cost).sum::<f64>()
 }
 
-/// The normal equations of one block, whitened by its covariance.
-fn normal(members: &[&Observation], fitted: &[f64], scatter: Scatters) -> Option<Normal> {
-    let n = members.len();
-    let n_columns = members.first()?.counts.len() + 1;
-    let mut covariance = DMatrix::zeros(n, n);
-    for i in 0..n {
-        for j in 0..n {
-            covariance[(i, j)] = scatter.of_blocks.powi(2) * fitted[i] * fitted[j];
-        }
-        covariance[(i, i)] += (scatter.within * fitted[i]).powi(2).max(members[i].sampling_sd.powi(2));
-    }
-    let x = DMatrix::from_fn(n, n_columns, |i, j| if j == 0 { 1.0 } else { members[i].counts[j - 1] });
-    let y = DVector::from_fn(n, |i, _| members[i].response);
-    let factor = covariance.cholesky()?;
-    let x_white = factor.l().solve_lower_triangular(&x)?;
-    let y_white = factor.l().solve_lower_triangular(&y)?;
-    let fitted_white = factor.l().solve_lower_triangular(&DVector::from_column_slice(fitted))?;
-    let gain = x_white.transpose() * fitted_white;
-    Some(Normal { gram: x_white.transpose() * &x_white, moment: x_white.transpose() * y_white, gain })
-}
-
-fn sum(normals: &[Normal], chosen: impl IntoIterator<Item = usize>) -> Normal {
-    let size = normals.first().map_or(0, |normal| normal.moment.len());
-    let zeros = || DVector::zeros(size);
-    let mut total = Normal { gram: DMatrix::zeros(size, size), moment: zeros(), gain: zeros() };
-    for index in chosen {
-        total.gram += &normals[index].gram;
-        total.moment += &normals[index].moment;
-        total.gain += &normals[index].gain;
-    }
-    total
-}
-
-/// Least squares with all but the first unknown kept from going below zero.
-///
-/// The normal equations are all that Lawson and Hanson's method needs: `w = A^T (b - A x)` is `moment - gram x`.
-fn solve(normal: &Normal) -> Option<DVector<f64>> {
-    let size = normal.moment.len();
-    // Without the constraint it usually holds by itself.
-    let free = normal.gram.clone().cholesky()?.solve(&normal.moment);
-    if free.iter().skip(1).all(|value| *value >= 0.0) {
-        return Some(free);
-    }
-    let scale = normal.moment.amax().max(f64::MIN_POSITIVE);
-    let mut passive = vec![false; size];
-    passive[0] = true;
-    let mut x = solve_passive(normal, &passive)?;
-    // Each turn lowers the sum of squares; the bound only guards against turning in circles by rounding.
-    for _ in 0..10 * size {
-        let gradient = &normal.moment - &normal.gram * &x;
-        let steepest =
-            (1..size).filter(|&i| !passive[i]).max_by(|&a, &b| gradient[a].total_cmp(&gradient[b]));
-        let Some(enter) = steepest.filter(|&i| gradient[i] > 1e-12 * scale) else { break };
-        passive[enter] = true;
-        loop {
-            let candidate = solve_passive(normal, &passive)?;
-            let worst = (1..size)
-                .filter(|&i| passive[i] && candidate[i] <= 0.0)
-                .map(|i| (x[i] / (x[i] - candidate[i]), i))
-                .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((step, leave)) = worst else {
-                x = candidate;
-                break;
-            };
-            x += (candidate - &x) * step.clamp(0.0, 1.0);
-            passive[leave] = false;
-            x[leave] = 0.0;
-        }
-    }
-    Some(x)
-}
-
-/// Least squares in the passive unknowns, the others at zero.
-fn solve_passive(normal: &Normal, passive: &[bool]) -> Option<DVector<f64>> {
-    let chosen: Vec<usize> = (0..passive.len()).filter(|&index| passive[index]).collect();
-    let gram = DMatrix::from_fn(chosen.len(), chosen.len(), |i, j| normal.gram[(chosen[i], chosen[j])]);
-    let moment = DVector::from_fn(chosen.len(), |i, _| normal.moment[chosen[i]]);
-    let solved = gram.cholesky()?.solve(&moment);
-    let mut x = DVector::zeros(passive.len());
-    for (place, &index) in chosen.iter().enumerate() {
-        x[index] = solved[place];
-    }
-    Some(x)
-}
-
 /// Relative scatter of single observations within their block, and of whole blocks.
 fn scatters(observations: &[Observation], fitted: &[f64], n_unknowns: usize) -> Scatters {
     let mut blocks: Vec<(usize, Vec<f64>)> = Vec::new();
@@ -371,7 +281,7 @@ fn draw(
     seed: u64,
 ) -> (Vec<DVector<f64>>, Vec<Vec<f64>>) {
     let mut random = Pcg64::seed_from_u64(seed);
-    let total = sum(normals, 0..normals.len());
+    let total = Normal::sum(normals);
     let fitted = &total.gram * solution;
     let residuals: Vec<DVector<f64>> =
         normals.iter().map(|block| &block.moment - &block.gram * solution).collect();
@@ -382,22 +292,14 @@ fn draw(
             normals.iter().map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
         let mut moment = fitted.clone();
         residuals.iter().zip(&signs).for_each(|(residual, sign)| moment += residual * *sign);
-        if let Some(solution) = solve(&Normal { gram: total.gram.clone(), moment, gain: total.gain.clone() })
+        if let Some(solution) =
+            (Normal { gram: total.gram.clone(), moment, gain: total.gain.clone() }).solve()
         {
             draws.push(solution);
             drawn.push(signs);
         }
     }
     (draws, drawn)
-}
-
-fn condition_number(gram: &DMatrix<f64>) -> f64 {
-    let lengths: Vec<f64> = gram.diagonal().iter().map(|square| square.sqrt()).collect();
-    let scaled =
-        DMatrix::from_fn(gram.nrows(), gram.ncols(), |i, j| gram[(i, j)] / (lengths[i] * lengths[j]));
-    let values = SymmetricEigen::new(scaled).eigenvalues;
-    let (least, most) = (values.min(), values.max());
-    if least > 0.0 { (most / least).sqrt() } else { f64::INFINITY }
 }
 
 #[cfg(test)]

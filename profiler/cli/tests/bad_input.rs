@@ -200,6 +200,7 @@ fn texts_and_data() {
     assert!(refused(&["classify", "demo:distilbert", " "]).contains("empty"));
     assert!(refused(&["classify", "demo:gpt2", "x"]).contains("not a sequence classifier"));
     assert!(refused(&["embed", "demo:gpt2", "x"]).contains("not an embedding model"));
+    assert!(refused(&["generate", "demo:distilbert", "x"]).contains("not a language model"));
     let long = "word ".repeat(300);
     assert!(refused(&["generate", "demo:gpt2", &long]).contains("the context holds 256"));
     let directory = tempfile::tempdir().unwrap();

@@ -113,4 +113,14 @@ fn profile_writes_its_files_and_its_rows_add_up_to_the_modules_time() {
     let run = joulewise(&["compare", out, out, "--html", page.to_str().unwrap()]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     chromium::check(&page, &["class=\"change\"", "demo:gpt2", "p, corrected"]);
+
+    let mut other = profile.clone();
+    for phase in other["models"][0]["phases"].as_array_mut().unwrap() {
+        phase["tokens"] = 77.into();
+    }
+    let file = directory.path().join("other.json");
+    fs::write(&file, other.to_string()).unwrap();
+    let run = joulewise(&["compare", out, file.to_str().unwrap()]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("nothing to compare") && run.stderr.contains("77 tokens"), "{}", run.stderr);
 }

@@ -252,7 +252,8 @@ impl Profile {
         let version = value.get("schema_version").and_then(serde_json::Value::as_u64);
         let schema = value.get("schema").and_then(serde_json::Value::as_str);
         if schema != Some(SCHEMA) || version != Some(u64::from(SCHEMA_VERSION)) {
-            let got = format!("schema {schema:?}, version {version:?}");
+            let version = version.map_or("none".to_owned(), |version| version.to_string());
+            let got = format!("schema {}, version {version}", schema.unwrap_or("none"));
             return Err(malformed(1, format!("schema {SCHEMA}, version {SCHEMA_VERSION}"), got));
         }
         serde_json::from_value(value)

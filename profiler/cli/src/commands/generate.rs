@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Error, Result, bail};
 use clap::Args;
-use joulewise_engine::{Sampler, Sampling, StopReason, StopRule, generate};
+use joulewise_engine::{OutputKind, Sampler, Sampling, StopReason, StopRule, generate};
 use serde::Serialize;
 
 use crate::options::ModelOptions;
@@ -63,6 +63,9 @@ fn probability(text: &str) -> Result<f32, String> {
 impl Generate {
     pub(crate) fn run(self) -> Result<Verdict> {
         let mut opened = open(&self.model.model, &self.model.run)?;
+        if opened.session.graph().output_kind != OutputKind::NextToken {
+            bail!("{} is not a language model", opened.model.name);
+        }
         let prompt_ids = opened.model.tokenizer()?.encode(&self.prompt)?;
         if prompt_ids.is_empty() {
             bail!("the prompt is empty");

@@ -1,0 +1,112 @@
+//! Normal equations: all that a fit has to know of a block of observations, and their solution without negative costs.
+
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
+
+use super::{Observation, Scatters};
+
+/// A block's share of the normal equations.
+pub(super) struct Normal {
+    pub(super) gram: DMatrix<f64>,
+    pub(super) moment: DVector<f64>,
+    /// What the response itself, as a gain, would add to the moment.
+    pub(super) gain: DVector<f64>,
+}
+
+impl Normal {
+    /// The normal equations of one block, whitened by its covariance.
+    pub(super) fn of_block(members: &[&Observation], fitted: &[f64], scatter: Scatters) -> Option<Normal> {
+        let n = members.len();
+        let n_columns = members.first()?.counts.len() + 1;
+        let mut covariance = DMatrix::zeros(n, n);
+        for i in 0..n {
+            for j in 0..n {
+                covariance[(i, j)] = scatter.of_blocks.powi(2) * fitted[i] * fitted[j];
+            }
+            covariance[(i, i)] += (scatter.within * fitted[i]).powi(2).max(members[i].sampling_sd.powi(2));
+        }
+        let x = DMatrix::from_fn(n, n_columns, |i, j| if j == 0 { 1.0 } else { members[i].counts[j - 1] });
+        let y = DVector::from_fn(n, |i, _| members[i].response);
+        let factor = covariance.cholesky()?;
+        let x_white = factor.l().solve_lower_triangular(&x)?;
+        let y_white = factor.l().solve_lower_triangular(&y)?;
+        let fitted_white = factor.l().solve_lower_triangular(&DVector::from_column_slice(fitted))?;
+        let gain = x_white.transpose() * fitted_white;
+        Some(Normal { gram: x_white.transpose() * &x_white, moment: x_white.transpose() * y_white, gain })
+    }
+
+    /// Those of all blocks together.
+    pub(super) fn sum(normals: &[Normal]) -> Normal {
+        let size = normals.first().map_or(0, |normal| normal.moment.len());
+        let zeros = || DVector::zeros(size);
+        let mut total = Normal { gram: DMatrix::zeros(size, size), moment: zeros(), gain: zeros() };
+        for normal in normals {
+            total.gram += &normal.gram;
+            total.moment += &normal.moment;
+            total.gain += &normal.gain;
+        }
+        total
+    }
+
+    /// Least squares with all but the first unknown kept from going below zero.
+    ///
+    /// The normal equations are all that Lawson and Hanson's method needs: `w = A^T (b - A x)` is `moment - gram x`.
+    pub(super) fn solve(&self) -> Option<DVector<f64>> {
+        let size = self.moment.len();
+        // Without the constraint it usually holds by itself.
+        let free = self.gram.clone().cholesky()?.solve(&self.moment);
+        if free.iter().skip(1).all(|value| *value >= 0.0) {
+            return Some(free);
+        }
+        let scale = self.moment.amax().max(f64::MIN_POSITIVE);
+        let mut passive = vec![false; size];
+        passive[0] = true;
+        let mut x = self.solve_passive(&passive)?;
+        // Each turn lowers the sum of squares; the bound only guards against turning in circles by rounding.
+        for _ in 0..10 * size {
+            let gradient = &self.moment - &self.gram * &x;
+            let steepest =
+                (1..size).filter(|&i| !passive[i]).max_by(|&a, &b| gradient[a].total_cmp(&gradient[b]));
+            let Some(enter) = steepest.filter(|&i| gradient[i] > 1e-12 * scale) else { break };
+            passive[enter] = true;
+            loop {
+                let candidate = self.solve_passive(&passive)?;
+                let worst = (1..size)
+                    .filter(|&i| passive[i] && candidate[i] <= 0.0)
+                    .map(|i| (x[i] / (x[i] - candidate[i]), i))
+                    .min_by(|a, b| a.0.total_cmp(&b.0));
+                let Some((step, leave)) = worst else {
+                    x = candidate;
+                    break;
+                };
+                x += (candidate - &x) * step.clamp(0.0, 1.0);
+                passive[leave] = false;
+                x[leave] = 0.0;
+            }
+        }
+        Some(x)
+    }
+
+    /// Least squares in the passive unknowns, the others at zero.
+    fn solve_passive(&self, passive: &[bool]) -> Option<DVector<f64>> {
+        let chosen: Vec<usize> = (0..passive.len()).filter(|&index| passive[index]).collect();
+        let gram = DMatrix::from_fn(chosen.len(), chosen.len(), |i, j| self.gram[(chosen[i], chosen[j])]);
+        let moment = DVector::from_fn(chosen.len(), |i, _| self.moment[chosen[i]]);
+        let solved = gram.cholesky()?.solve(&moment);
+        let mut x = DVector::zeros(passive.len());
+        for (place, &index) in chosen.iter().enumerate() {
+            x[index] = solved[place];
+        }
+        Some(x)
+    }
+
+    /// How badly the unknowns are told apart: the square root of the gram's, columns scaled to length one.
+    pub(super) fn condition_number(&self) -> f64 {
+        let gram = &self.gram;
+        let lengths: Vec<f64> = gram.diagonal().iter().map(|square| square.sqrt()).collect();
+        let scaled =
+            DMatrix::from_fn(gram.nrows(), gram.ncols(), |i, j| gram[(i, j)] / (lengths[i] * lengths[j]));
+        let values = SymmetricEigen::new(scaled).eigenvalues;
+        let (least, most) = (values.min(), values.max());
+        if least > 0.0 { (most / least).sqrt() } else { f64::INFINITY }
+    }
+}
