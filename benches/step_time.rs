@@ -12,6 +12,8 @@
 //! - `--threads N`, otherwise 1;
 //! - `--batch N`: sequences of `forward`, otherwise 1;
 //! - `--isa NAME`, otherwise the best one here;
+//! - `--beside-reading`: `generate` reads as many bytes as a token does behind each, so that both meet the same memory, whose
+//!   speed may change by the second; `share` says how much of a token's time the readings before and behind it take;
 //! - `--everywhere`: embeddings and heads follow the strategy too.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program, its output is its result")]
@@ -37,7 +39,7 @@ const USAGE: &str = "usage: step_time forward MODEL STRATEGY TOKENS RUNS [OPTION
                      \x20      step_time generate MODEL STRATEGY PROMPT_TOKENS NEW_TOKENS RUNS [OPTIONS]\n\
                      \x20      step_time product FORMAT M N K RUNS [OPTIONS]\n\
                      \x20      step_time read BYTES RUNS [OPTIONS]\n\
-                     options: --threads N, --batch N, --isa NAME, --everywhere";
+                     options: --threads N, --batch N, --isa NAME, --beside-reading, --everywhere";
 
 /// Runs before those that count.
 const WARM_UP: usize = 5;
@@ -53,11 +55,14 @@ struct PhaseTimes {
     bytes: f64,
     /// Seconds of each run.
     times_s: Vec<f64>,
+    /// Of readings beside decoding: their time over that of each token.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    share: Vec<f64>,
 }
 
 impl PhaseTimes {
     fn new(times_s: Vec<f64>, flops: f64, bytes: f64) -> Self {
-        Self { timing: Timing::of(times_s.clone()), flops, bytes, times_s }
+        Self { timing: Timing::of(times_s.clone()), flops, bytes, times_s, share: Vec::new() }
     }
 
     fn of_last_run(session: &Session, times_s: Vec<f64>) -> Self {
@@ -72,17 +77,24 @@ type Phases = BTreeMap<&'static str, PhaseTimes>;
 struct Options {
     kernels: CpuKernels,
     batch: usize,
+    beside_reading: bool,
     everywhere: bool,
 }
 
 impl Options {
     /// `None` when they are not options.
     fn parse(mut words: &[&str]) -> Option<Self> {
-        let (mut threads, mut batch, mut isa, mut everywhere) = (1, 1, Isa::best(), false);
+        let (mut threads, mut batch, mut isa) = (1, 1, Isa::best());
+        let (mut beside_reading, mut everywhere) = (false, false);
         while let [option, rest @ ..] = words {
             words = rest;
-            if *option == "--everywhere" {
-                everywhere = true;
+            let flag = match *option {
+                "--everywhere" => Some(&mut everywhere),
+                "--beside-reading" => Some(&mut beside_reading),
+                _ => None,
+            };
+            if let Some(flag) = flag {
+                *flag = true;
                 continue;
             }
             let [value, rest @ ..] = rest else { return None };
@@ -95,7 +107,7 @@ impl Options {
             }
         }
         let kernels = CpuKernels::for_isa(isa, Arc::new(ThreadPool::new(threads)))?;
-        Some(Self { kernels, batch, everywhere })
+        Some(Self { kernels, batch, beside_reading, everywhere })
     }
 
     fn open(&self, model: &str, strategy: &str) -> Option<Session> {
@@ -128,7 +140,9 @@ fn measure(words: &[&str]) -> Option<(Isa, Phases)> {
             forward(&mut options.open(model, strategy)?, number(tokens)?, options.batch, number(runs)?)
         }
         ["generate", model, strategy, prompt, new, runs] => {
-            generate(&mut options.open(model, strategy)?, number(prompt)?, number(new)?, number(runs)?)
+            let session = &mut options.open(model, strategy)?;
+            let reader = options.beside_reading.then_some(&options.kernels);
+            generate(session, reader, [number(prompt)?, number(new)?, number(runs)?])
         }
         ["product", format, m, n, k, runs] => {
             let format = *Format::ALL.iter().find(|known| known.spec().name == *format)?;
@@ -147,22 +161,44 @@ fn forward(session: &mut Session, tokens: usize, batch: usize, runs: usize) -> P
     BTreeMap::from([("forward", PhaseTimes::of_last_run(session, times_s))])
 }
 
-fn generate(session: &mut Session, prompt: usize, new: usize, runs: usize) -> Phases {
+fn generate(session: &mut Session, reader: Option<&CpuKernels>, [prompt, new, runs]: [usize; 3]) -> Phases {
     let ids = token_ids(session, prompt + new);
     let batch = must(TokenBatch::single(&ids[..prompt]));
     let (mut prefill_s, mut decode_s) = (Vec::new(), Vec::new());
+    let (mut buffer, mut read_s, mut share) = (None, Vec::new(), Vec::new());
     for run in 0..runs + 1 {
         let prefill = seconds(|| must(session.prefill(&batch)));
-        let decode: Vec<f64> =
-            ids[prompt..].iter().map(|id| seconds(|| must(session.decode(&[*id])))).collect();
+        let read = || {
+            let (kernels, memory): &(&CpuKernels, ReadBuffer) = buffer.as_ref()?;
+            Some(seconds(|| memory.read(kernels.pool(), 1)))
+        };
+        let mut before = read();
+        for id in &ids[prompt..] {
+            let decode = seconds(|| must(session.decode(&[*id])));
+            let behind = read();
+            if run > 0 {
+                decode_s.push(decode);
+                read_s.extend(behind);
+                share.extend(before.zip(behind).map(|(before, behind)| (before + behind) / 2.0 / decode));
+            }
+            before = behind;
+        }
         if run > 0 {
             prefill_s.push(prefill);
-            decode_s.extend(decode);
+        } else if let Some(kernels) = reader {
+            let bytes = work_of_last_run(session).bytes as usize;
+            buffer = Some((kernels, must(ReadBuffer::new(bytes))));
         }
     }
     let decode = PhaseTimes::of_last_run(session, decode_s);
+    let bytes = decode.bytes;
     must(session.prefill(&batch));
-    BTreeMap::from([("prefill", PhaseTimes::of_last_run(session, prefill_s)), ("decode", decode)])
+    let mut phases =
+        BTreeMap::from([("prefill", PhaseTimes::of_last_run(session, prefill_s)), ("decode", decode)]);
+    if reader.is_some() {
+        phases.insert("read", PhaseTimes { share, ..PhaseTimes::new(read_s, 0.0, bytes) });
+    }
+    phases
 }
 
 fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, runs: usize) -> Phases {
@@ -180,7 +216,7 @@ fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, r
             bias: None,
             activation: None,
             residual: None,
-            next: None,
+            next: &[],
             y: RowsMut { data: &mut y, rows: m, cols: n },
         }));
     });

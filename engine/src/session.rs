@@ -242,7 +242,8 @@ impl Session {
     }
 
     /// The modules that the device does at once when it runs the last program whole: a product with the norm in front of
-    /// it, or the activation and the sum behind it. Neighbours, in program order; modules in none of these stand alone.
+    /// it, or the activation and the sum behind it, or products of the same input. Neighbours, in program order; modules in
+    /// none of these stand alone.
     pub fn joined_modules(&self) -> Vec<Vec<ModuleId>> {
         let Some(Prepared { program, executable }) = self.prepared.first() else { return Vec::new() };
         let cache = self.cache.as_ref().filter(|_| program.key().phase != Phase::Forward);

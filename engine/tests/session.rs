@@ -12,6 +12,7 @@ use joulewise_engine::{
     PositionRule, Program, Sampler, Sampling, Session, SessionOptions, Span, StopReason, StopRule, Strategy,
     Sweeps, TokenBatch, generate,
 };
+use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
 
 const PROMPT: [u32; 7] = [3, 14, 15, 9, 26, 5, 35];
 
@@ -230,9 +231,9 @@ fn encoder() -> Arc<ModelGraph> {
 }
 
 #[test]
-fn inputs_rounded_for_several_linears_change_no_result() {
+fn what_several_linears_share_changes_no_result() {
     let graph = encoder();
-    for strategy in [Strategy::Bf16, Strategy::Int8Dynamic] {
+    for strategy in [Strategy::Bf16, Strategy::Int8Dynamic, Strategy::Int4] {
         let source = tiny::RandomWeights(graph.clone());
         let options = SessionOptions::default();
         let mut session =
@@ -254,6 +255,26 @@ fn inputs_rounded_for_several_linears_change_no_result() {
                     assert_eq!(session.output().unwrap().data, plain, "{strategy} {path}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn linears_of_one_input_are_done_at_once_where_it_is_in_fixed_point() {
+    let graph = tiny::decoder();
+    let [up, gate] = ["up", "gate"].map(|name| graph.modules.find(&format!("layers.0.mlp.{name}")).unwrap());
+    for isa in Isa::ALL {
+        let Some(kernels) = CpuKernels::for_isa(*isa, Arc::new(ThreadPool::new(2))) else { continue };
+        let has_dots =
+            matches!(isa, Isa::Avx2Vnni | Isa::Avx512Vnni | Isa::Amx | Isa::NeonDotprod | Isa::NeonI8mm);
+        for (strategy, expected) in [(Strategy::Fp32, false), (Strategy::Int4, has_dots)] {
+            let (source, options) = (tiny::RandomWeights(graph.clone()), SessionOptions::default());
+            let backend = CpuBackend::with_kernels(kernels.clone());
+            let mut session =
+                Session::open(&backend, graph.clone(), &source, &strategy.into(), options).unwrap();
+            session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+            session.decode(&[4]).unwrap();
+            assert_eq!(session.joined_modules().contains(&vec![up, gate]), expected, "{isa} {strategy}");
         }
     }
 }

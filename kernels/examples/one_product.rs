@@ -48,16 +48,7 @@ fn run(words: &[&str]) -> Option<()> {
         let x = Rows { data: &x, rows: m, cols: k, stride: k };
         let y = RowsMut { data: &mut y, rows: m, cols: n };
         kernels
-            .matmul(MatMul {
-                x,
-                rounding,
-                w: &w,
-                bias: None,
-                activation: None,
-                residual: None,
-                next: None,
-                y,
-            })
+            .matmul(MatMul { x, rounding, w: &w, bias: None, activation: None, residual: None, next: &[], y })
             .ok()?;
     }
     Some(())

@@ -69,7 +69,7 @@ fn main() {
                                 bias: None,
                                 activation: None,
                                 residual: None,
-                                next: None,
+                                next: &[],
                                 y,
                             })
                             .unwrap();

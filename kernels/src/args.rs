@@ -69,9 +69,9 @@ pub struct MatMul<'a> {
     pub activation: Option<ActivationKind>,
     /// Added at the end `[m, n]`.
     pub residual: Option<Rows<'a>>,
-    /// Weights of the product that comes next, if that is known: threads that wait fetch the first of them that they will
-    /// read.
-    pub next: Option<&'a PackedMatrix>,
+    /// Weights of the products that come next, joined, as far as that is known: threads that wait fetch the first of them
+    /// that they will read.
+    pub next: &'a [&'a PackedMatrix],
     /// Result `[m, n]`.
     pub y: RowsMut<'a>,
 }

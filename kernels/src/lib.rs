@@ -31,7 +31,7 @@
 //!     w: &w,
 //!     bias: None,
 //!     activation: None,
-//!     residual: None, next: None,
+//!     residual: None, next: &[],
 //!     y: RowsMut { data: &mut y, rows: 1, cols: 2 },
 //! })?;
 //! assert_eq!(y, [-2.0, -2.0]);

@@ -79,7 +79,7 @@ fn case(
                 bias: None,
                 activation: None,
                 residual: None,
-                next: None,
+                next: &[],
                 y: RowsMut { data: black_box(&mut y), rows: m, cols: n },
             }));
         })

@@ -1,5 +1,6 @@
 //! The CPU backend: steps are matched one by one onto the kernels of the best instruction set here.
 
+mod joined;
 mod linear;
 
 use std::any::Any;
@@ -302,7 +303,15 @@ impl Executable for CpuExecutable {
 
     fn done_at_once(&self, _: &StepInputs, _: Option<&dyn CacheMemory>) -> Option<Vec<Range<usize>>> {
         let end = self.program.steps().len();
-        Some((0..end).filter_map(|index| Some(index..self.epilogue(index, end)?.next)).collect())
+        let (mut at_once, mut index) = (Vec::new(), 0);
+        while index < end {
+            let joined = self.joined(index, end);
+            let next =
+                if joined.len() > 1 { Some(joined.end) } else { self.epilogue(index, end).map(|e| e.next) };
+            at_once.extend(next.map(|next| index..next));
+            index = next.unwrap_or(index + 1);
+        }
+        Some(at_once)
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
@@ -334,6 +343,10 @@ impl ValueReader for CpuExecutable {
 
 fn unwritten(value: ValueId) -> EngineError {
     EngineError::Unsupported(format!("value {} is not computed by this program", value.0))
+}
+
+fn not_a_linear() -> EngineError {
+    EngineError::Unsupported("this step is no linear".to_owned())
 }
 
 impl CpuExecutable {

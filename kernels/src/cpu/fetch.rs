@@ -30,10 +30,16 @@ impl Fetch {
         Self { first: first.addr(), stride, sequences, size, at: 0, turn: 0 }
     }
 
+    /// Whether there is nothing left to fetch.
+    #[inline]
+    pub(super) fn is_done(&self) -> bool {
+        self.at >= self.size || self.sequences == 0
+    }
+
     /// Fetches a few lines more; `false` when there are none left.
     #[inline]
     pub(super) fn go_on(&mut self) -> bool {
-        if self.at >= self.size || self.sequences == 0 {
+        if self.is_done() {
             return false;
         }
         let address = self.first.wrapping_add(self.turn * self.stride + self.at);

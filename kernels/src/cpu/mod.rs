@@ -206,6 +206,18 @@ impl CpuKernels {
         ops::matmul::run(self, args)
     }
 
+    /// Several products of the same inputs, shared out among threads as one where [`can_join`](Self::can_join) says so. The
+    /// bits are those of [`matmul`](Self::matmul). What comes next is what the first one says.
+    pub fn matmul_joined<const N: usize>(&self, products: [MatMul<'_>; N]) -> Result<()> {
+        ops::matmul::run_joined(self, products)
+    }
+
+    /// Whether products of the same `m` rows with two weights are better joined: each that is run by itself begins with
+    /// nothing fetched, splits its inputs and waits for its last task.
+    pub fn can_join(&self, weights: [&PackedMatrix; 2], rounding: InputRounding, m: usize) -> bool {
+        ops::matmul::can_join(self, weights, rounding, m)
+    }
+
     /// What products of `m` rows with these weights round their inputs to; `None` when they read floats.
     pub fn input_kind(&self, w: &PackedMatrix, rounding: InputRounding, m: usize) -> Option<InputKind> {
         ops::matmul::input_kind(self, w, rounding, m)

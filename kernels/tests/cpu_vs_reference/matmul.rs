@@ -49,7 +49,7 @@ fn multiply_rounded(
             bias,
             activation: None,
             residual: None,
-            next: None,
+            next: &[],
             y: RowsMut { data: &mut y, rows: x.rows, cols: w.n() },
         })
         .unwrap();
@@ -374,12 +374,52 @@ fn endings_are_the_operations_they_stand_for() {
                         bias: Some(&bias),
                         activation,
                         residual,
-                        next: Some(&w),
+                        next: &[&w],
                         y: ours,
                     };
                     kernels.matmul(args).unwrap();
                     let what = format!("{} {format} {rounding:?} {activation:?}", kernels.isa());
                     assert_eq!(y, expected, "{what} m={m} n={n} k={k}");
+                }
+            }
+        }
+    }
+}
+
+/// Products that are joined give the bits that each gives by itself, also of a row that is multiplied as floats.
+#[test]
+fn joined_products_are_those_by_themselves() {
+    let mut random = Random(21);
+    for kernels in kernels() {
+        for format in [Format::F32, Format::Int8, Format::Int4, Format::Mxfp4, Format::Nvfp4] {
+            for round in 0..8 {
+                let (m, k) = (1 + random.below(5), 1 + random.below(700));
+                let mut x = random.matrix(m, k);
+                if round == 7 {
+                    x.data[0] = f32::INFINITY;
+                }
+                let shapes = [1 + random.below(700), 1 + random.below(40), 1 + random.below(300)];
+                let weights = shapes.map(|n| pack(&kernels, format, n, k, &random.values(n * k)));
+                let bias = random.values(shapes[1]);
+                let biases = [None, Some(&bias[..]), None];
+                let mut results = shapes.map(|n| vec![f32::NAN; m * n]);
+                let [a, b, c] = &mut results;
+                let product = |i: usize, y| MatMul {
+                    x: x.view(),
+                    rounding: InputRounding::None,
+                    w: &weights[i],
+                    bias: biases[i],
+                    activation: None,
+                    residual: None,
+                    next: &[],
+                    y: RowsMut { data: y, rows: m, cols: shapes[i] },
+                };
+                kernels.matmul_joined([product(0, a), product(1, b), product(2, c)]).unwrap();
+                for (i, result) in results.iter().enumerate() {
+                    let expected = multiply(&kernels, &x, &weights[i], biases[i]);
+                    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                    let what = format!("{} {format} m={m} k={k} n={}", kernels.isa(), shapes[i]);
+                    assert_eq!(bits(result), bits(&expected), "{what}");
                 }
             }
         }
@@ -438,7 +478,7 @@ fn inputs_rounded_before_give_the_same_bits() {
                     bias,
                     activation,
                     residual,
-                    next: None,
+                    next: &[],
                     y: rows,
                 })
                 .unwrap();

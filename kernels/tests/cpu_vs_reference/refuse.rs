@@ -49,7 +49,7 @@ proptest! {
         for kernels in kernels() {
             let Ok(w) = kernels.pack(Format::F16, n, k, &mut |_, out| { out.fill(1.0); Ok::<(), Infallible>(()) });
             let mut y = [0.0; 40];
-            let _ = kernels.matmul(MatMul { x, rounding: InputRounding::None, w: &w, bias: Some(&DATA[..a.min(5)]), activation: None, residual: None, next: None, y: RowsMut { data: &mut y, rows: a, cols: b } });
+            let _ = kernels.matmul(MatMul { x, rounding: InputRounding::None, w: &w, bias: Some(&DATA[..a.min(5)]), activation: None, residual: None, next: &[], y: RowsMut { data: &mut y, rows: a, cols: b } });
             let _ = kernels.embed(Embed { table: &w, ids: &ids, y: RowsMut { data: &mut y, rows: a, cols: b } });
         }
     }
@@ -89,7 +89,7 @@ fn errors_name_the_culprit() {
                 bias: None,
                 activation: None,
                 residual: None,
-                next: None,
+                next: &[],
                 y: RowsMut { data: &mut y, rows: 2, cols: 4 },
             })
             .unwrap_err();

@@ -8,8 +8,8 @@ use std::ops::Range;
 use joulewise_kernels::args::{MatMul, ProductOutput, RoundedMatMul, RowsMut};
 use joulewise_kernels::cpu::InputKind;
 
-use super::{CpuExecutable, unwritten};
-use crate::error::{EngineError, Result};
+use super::{CpuExecutable, not_a_linear, unwritten};
+use crate::error::Result;
 use crate::fusion::Epilogue;
 use crate::op::{Op, Operand, ValueId};
 use crate::program::Program;
@@ -21,7 +21,7 @@ pub(super) struct LinearPlan {
     /// The linears behind those that alone read the result, if so it is.
     readers: Option<Range<usize>>,
     /// The linear that comes next.
-    next: Option<usize>,
+    pub(super) next: Option<usize>,
 }
 
 impl LinearPlan {
@@ -42,12 +42,18 @@ impl CpuExecutable {
     pub(super) fn linear(&mut self, index: usize, end: usize) -> Result<usize> {
         let program = self.program.clone();
         let Op::Linear { x, y, .. } = program.steps()[index].op else {
-            return Err(EngineError::Unsupported("this step is no linear".to_owned()));
+            return Err(not_a_linear());
         };
+        let joined = self.joined(index, end);
+        if joined.len() > 1 {
+            let next = joined.end;
+            self.products(joined, end)?;
+            return Ok(next);
+        }
         let plan = self.linears[index].as_ref();
         let epilogue = self.epilogue(index, end);
         let (y, next) = epilogue.map_or((y, index + 1), |epilogue| (epilogue.y, epilogue.next));
-        let later = plan.and_then(|plan| plan.next).filter(|later| *later < end);
+        let later = self.next_linears(index, end);
         let readers = plan.and_then(|plan| plan.readers.clone());
         let readers = readers.filter(|readers| readers.start == next && readers.end <= end);
         let kind = self.input_kind(index, x.value);
@@ -57,7 +63,8 @@ impl CpuExecutable {
         if let (Some(_), Some(wanted)) = (kind, readers.and_then(|readers| self.input_kind(readers.start, y)))
         {
             let mut out = std::mem::take(&mut self.other_rounded);
-            let result = self.product(index, epilogue, true, later, ProductOutput::Rounded(&mut out, wanted));
+            let result =
+                self.product(index, epilogue, true, &later, ProductOutput::Rounded(&mut out, wanted));
             self.other_rounded = std::mem::replace(&mut self.rounded, out);
             self.rounded_value = Some(program.alias(y));
             result?;
@@ -67,7 +74,7 @@ impl CpuExecutable {
         let mut out = std::mem::take(&mut self.slots[slot]);
         let (rows, cols) = program.shape(y);
         let target = ProductOutput::Rows(RowsMut { data: &mut out[..rows * cols], rows, cols });
-        let result = self.product(index, epilogue, kind.is_some(), later, target);
+        let result = self.product(index, epilogue, kind.is_some(), &later, target);
         self.slots[slot] = out;
         result?;
         Ok(next)
@@ -107,19 +114,19 @@ impl CpuExecutable {
         result
     }
 
-    /// The product of the linear at a step, of `rounded` inputs if they are, ended as an epilogue says; a linear that comes
-    /// next finds some of its weights in the caches.
+    /// The product of the linear at a step, of `rounded` inputs if they are, ended as an epilogue says; the
+    /// linears that come next find some of their weights in the caches.
     fn product(
         &self,
         index: usize,
         epilogue: Option<Epilogue>,
         is_rounded: bool,
-        next: Option<usize>,
+        next: &Range<usize>,
         y: ProductOutput<'_>,
     ) -> Result<()> {
         let (tables, steps) = (&*self.tables, self.program.steps());
         let Op::Linear { x, weight, bias, y: product } = &steps[index].op else {
-            return Err(EngineError::Unsupported("this step is no linear".to_owned()));
+            return Err(not_a_linear());
         };
         let activated =
             epilogue.and_then(|epilogue| epilogue.activate).and_then(|index| match &steps[index].op {
@@ -135,10 +142,8 @@ impl CpuExecutable {
         let bias = bias.map(|bias| tables.vector(bias)).transpose()?;
         let activation = activated.map(|(kind, _)| kind);
         let residual = residual.map(|residual| self.rows(residual)).transpose()?;
-        let next = next.and_then(|next| match steps[next].op {
-            Op::Linear { weight, .. } => tables.matrix(weight).ok(),
-            _ => None,
-        });
+        let next_weights = self.weights(next)?;
+        let next = &next_weights[..next.len()];
         match y {
             ProductOutput::Rows(y) if !is_rounded => {
                 let rounding = tables.roundings[steps[index].module.0 as usize];
@@ -146,7 +151,7 @@ impl CpuExecutable {
                 tables.kernels.matmul(MatMul { x, rounding, w, bias, activation, residual, next, y })?;
             }
             y => {
-                let x = &self.rounded;
+                let (x, next) = (&self.rounded, next.first().copied());
                 tables.kernels.matmul_rounded(RoundedMatMul { x, w, bias, activation, residual, next, y })?;
             }
         }

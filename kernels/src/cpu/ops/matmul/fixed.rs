@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::float;
-use super::split::{Blocks, Task, share};
+use super::split::{Blocks, Task, share, share_joined};
 use crate::args::Rows;
 use crate::cpu::CpuKernels;
 use crate::cpu::grid::Grid;
@@ -25,17 +25,24 @@ const ROW_BLOCK: usize = 128;
 /// Rows of `x` that a task takes at most: their digits stay in L2 while the panels pass.
 const TASK_ROWS: usize = 128;
 
-/// The product, none of whose sizes is zero, of weights on a grid.
+/// What the inputs are multiplied by, and where that goes.
+pub(super) struct Part<'a> {
+    pub(super) w: &'a PackedMatrix,
+    pub(super) bias: Option<&'a [f32]>,
+    /// `[m, n]`.
+    pub(super) y: Output<'a>,
+}
+
+/// The products, none of whose sizes is zero, with weights on a grid: several of one format if rows are few.
 pub(super) fn multiply(
     kernels: &CpuKernels,
     (fixed, grid): (&FixedKernels, Grid),
     x: Rows<'_>,
-    w: &PackedMatrix,
-    bias: Option<&[f32]>,
-    later: Option<&PackedMatrix>,
-    y: &mut [f32],
+    parts: &[Part<'_>],
+    later: &[&PackedMatrix],
 ) {
-    let (m, n, k) = (x.rows, w.n(), x.cols);
+    let (m, k) = (x.rows, x.cols);
+    let Some(Part { w, .. }) = parts.first() else { return };
     let block_len = w.block_len().unwrap_or(ROW_BLOCK);
     let row_words = k.div_ceil(PIECE_BYTES) * DIGITS * PIECE_BYTES / size_of::<f32>();
     let row_sums = k.div_ceil(block_len) * DIGITS;
@@ -45,23 +52,37 @@ pub(super) fn multiply(
         let blocks = Blocks::new(m, fixed.rows);
         let inputs = Inputs { fixed, grid, block_len, row_words, row_sums, blocks };
         inputs.split(kernels, &x, [&mut *digits, &mut *sums, &mut *scales]);
-        let product = Product { inputs, digits, sums, scales, w, bias, y: Output::new(y) };
-        let task_blocks = TASK_ROWS / fixed.rows;
-        let at_once = [task_blocks, FIXED_PANELS];
-        share(
-            &kernels.pool,
-            w,
-            &product.inputs.blocks,
-            at_once,
-            later,
-            &|Task { panels, blocks, .. }| {
-                product.task(panels, blocks);
-            },
-        );
-        for (r, scale) in scales.iter().enumerate() {
-            if scale.is_nan() {
-                let row = Rows { data: &x.data[r * x.stride..][..k], rows: 1, cols: k, stride: k };
-                float::multiply(kernels, row, w, bias, None, &mut y[r * n..][..n]);
+        let inputs = &inputs;
+        let product = |Part { w, bias, y }: &Part<'_>, panels, blocks| {
+            Product { inputs, digits, sums, scales, w, bias: *bias, y }.task(panels, blocks);
+        };
+        match parts {
+            [part] => {
+                let at_once = [TASK_ROWS / fixed.rows, FIXED_PANELS];
+                share(
+                    &kernels.pool,
+                    w,
+                    &inputs.blocks,
+                    at_once,
+                    later,
+                    &|Task { panels, blocks, .. }| {
+                        product(part, panels, blocks);
+                    },
+                );
+            }
+            _ => {
+                let weights = parts.iter().map(|part| part.w);
+                share_joined(&kernels.pool, weights, &inputs.blocks, FIXED_PANELS, later, &|part, panels| {
+                    product(&parts[part], panels, 0..1);
+                });
+            }
+        }
+        for r in (0..m).filter(|r| scales[*r].is_nan()) {
+            let row = Rows { data: &x.data[r * x.stride..][..k], rows: 1, cols: k, stride: k };
+            for Part { w, bias, y } in parts {
+                // SAFETY: all tasks have ended.
+                let y = unsafe { y.range(r * w.n()..(r + 1) * w.n()) };
+                float::multiply(kernels, row, w, *bias, &[], y);
             }
         }
     });
@@ -118,13 +139,13 @@ impl Inputs<'_> {
 }
 
 struct Product<'a> {
-    inputs: Inputs<'a>,
+    inputs: &'a Inputs<'a>,
     digits: &'a [f32],
     sums: &'a [f32],
     scales: &'a [f32],
     w: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
-    y: Output<'a>,
+    y: &'a Output<'a>,
 }
 
 impl Product<'_> {
@@ -141,7 +162,7 @@ impl Product<'_> {
 
     /// One block of rows times some panels.
     fn multiply(&self, panels: Range<usize>, block: usize) {
-        let (n, k, width, inputs) = (self.w.n(), self.w.k(), self.w.panel_width(), &self.inputs);
+        let (n, k, width, inputs) = (self.w.n(), self.w.k(), self.w.panel_width(), self.inputs);
         let rows = inputs.blocks.rows(block);
         let first = panels.start * width;
         assert!(panels.end <= self.w.panels(), "panels of w");

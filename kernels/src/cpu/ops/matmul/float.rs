@@ -38,7 +38,7 @@ pub(super) fn multiply(
     x: Rows<'_>,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
-    later: Option<&PackedMatrix>,
+    later: &[&PackedMatrix],
     y: &mut [f32],
 ) {
     let (m, k) = (x.rows, x.cols);
@@ -94,7 +94,7 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    fn run(&self, kernels: &CpuKernels, later: Option<&PackedMatrix>) {
+    fn run(&self, kernels: &CpuKernels, later: &[&PackedMatrix]) {
         let task_blocks = (TASK_ROWS / self.table.panel_rows).max(1);
         share(
             &kernels.pool,

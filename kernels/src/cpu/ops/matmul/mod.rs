@@ -66,7 +66,7 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
             let mut memory = RoundedMemory { codes, rows };
             rounded::round(kernels, kind, &x, &mut memory);
             let target = rounded::Target::Rows(y);
-            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, later, target);
+            rounded::multiply(kernels, rounded, memory.view(), w, bias, last, later.first().copied(), target);
         });
         if !rounded.ends {
             end(kernels, last, y);
@@ -83,6 +83,51 @@ pub(in crate::cpu) fn run(kernels: &CpuKernels, args: MatMul<'_>) -> Result<()> 
     }
     end(kernels, last, y);
     Ok(())
+}
+
+/// See [`CpuKernels::matmul_joined`].
+pub(in crate::cpu) fn run_joined<const N: usize>(
+    kernels: &CpuKernels,
+    products: [MatMul<'_>; N],
+) -> Result<()> {
+    let Some(MatMul { x, rounding, w, next, .. }) = products.first() else { return Ok(()) };
+    let (x, rounding, w, next) = (*x, *rounding, *w, *next);
+    let joins = |other: &MatMul<'_>| {
+        let is_plain = other.activation.is_none() && other.residual.is_none();
+        let same_x = other.x.data.as_ptr() == x.data.as_ptr() && other.x.stride == x.stride;
+        let same = other.rounding == rounding && same_x && other.x.rows == x.rows && other.x.cols == x.cols;
+        is_plain && same && other.w.n() > 0 && can_join(kernels, [w, other.w], rounding, x.rows)
+    };
+    match (kernels.table.fixed, w.grid()) {
+        (Some(fixed), Some(grid)) if x.rows > 0 && x.cols > 0 && products.iter().all(joins) => {
+            for MatMul { x, w, bias, residual, y, .. } in &products {
+                check::rows(OP, "x", x)?;
+                check::equal(OP, "columns of x", w.k(), x.cols)?;
+                check_result(y, x.rows, w.n())?;
+                check_weights(kernels, w, *bias, residual, x.rows)?;
+            }
+            let parts = products.map(|MatMul { x, w, bias, y, .. }| {
+                let y = Output::new(&mut y.data[..x.rows * w.n()]);
+                fixed::Part { w, bias, y }
+            });
+            fixed::multiply(kernels, (&fixed, grid), x, &parts, next);
+            Ok(())
+        }
+        _ => products.into_iter().try_for_each(|product| run(kernels, product)),
+    }
+}
+
+/// See [`CpuKernels::can_join`].
+pub(in crate::cpu) fn can_join(
+    kernels: &CpuKernels,
+    weights: [&PackedMatrix; 2],
+    rounding: InputRounding,
+    m: usize,
+) -> bool {
+    let is_of_few_rows = kernels.table.fixed.is_some_and(|fixed| m <= fixed.rows);
+    let [a, b] = weights.map(|w| (w.format(), w.block_len(), w.k()));
+    // Others round their inputs, or bring their weights themselves.
+    is_of_few_rows && rounding == InputRounding::None && weights[0].grid().is_some() && a == b
 }
 
 /// See [`CpuKernels::input_kind`].
@@ -195,11 +240,14 @@ fn multiply(
     x: Rows<'_>,
     w: &PackedMatrix,
     bias: Option<&[f32]>,
-    later: Option<&PackedMatrix>,
+    later: &[&PackedMatrix],
     y: &mut [f32],
 ) {
     match (kernels.table.fixed, w.grid()) {
-        (Some(fixed), Some(grid)) => fixed::multiply(kernels, (&fixed, grid), x, w, bias, later, y),
+        (Some(fixed), Some(grid)) => {
+            let part = fixed::Part { w, bias, y: Output::new(y) };
+            fixed::multiply(kernels, (&fixed, grid), x, &[part], later);
+        }
         _ => float::multiply(kernels, x, w, bias, later, y),
     }
 }

@@ -57,7 +57,9 @@ pub(super) fn multiply(
     let product =
         Product { kernels: rounded, x, pieces, w, bias, end, later, y: Output::new(y), is_rounded, blocks };
     let task_blocks = (TASK_CODES / (rounded.rows * pieces * PIECE_BYTES)).max(1);
-    share(&kernels.pool, w, &product.blocks, [task_blocks, PANELS], later, &|task| product.task(task));
+    share(&kernels.pool, w, &product.blocks, [task_blocks, PANELS], later.as_slice(), &|task| {
+        product.task(task)
+    });
 }
 
 /// Rounds each block of rows, none of whose sizes is zero.

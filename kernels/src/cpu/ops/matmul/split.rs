@@ -96,6 +96,12 @@ impl Parts {
     }
 }
 
+/// What compares with [`BREAK_EVEN`].
+fn work(blocks: &Blocks, w: &PackedMatrix) -> usize {
+    let flops = 2 * blocks.m * w.k() * w.panels() * w.panel_width();
+    flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE)
+}
+
 /// Part `i` of `0..count` in so many.
 fn part(count: usize, parts: usize, i: usize) -> Range<usize> {
     count * i / parts..count * (i + 1) / parts
@@ -108,13 +114,11 @@ pub(super) fn share(
     w: &PackedMatrix,
     blocks: &Blocks,
     at_once: [usize; 2],
-    later: Option<&PackedMatrix>,
+    later: &[&PackedMatrix],
     task: &(dyn Fn(Task) + Sync),
 ) {
     let (panels, count, [task_blocks, _]) = (w.panels(), blocks.count, at_once);
-    let flops = 2 * blocks.m * w.k() * panels * w.panel_width();
-    let work = flops.saturating_add(w.size_bytes() * FLOPS_PER_BYTE);
-    if work < BREAK_EVEN || pool.threads() == 1 {
+    if work(blocks, w) < BREAK_EVEN || pool.threads() == 1 {
         for block in (0..count).step_by(task_blocks) {
             let blocks = block..count.min(block + task_blocks);
             task(Task { panels: 0..panels, blocks, ahead: panels, share: (0, 1) });
@@ -131,17 +135,77 @@ pub(super) fn share(
         let share = if parts.row_tasks == 1 { (pool.owner(index, tasks), pool.threads()) } else { (0, 1) };
         task(Task { panels, blocks: parts.blocks(index), ahead, share });
     };
-    match later.filter(|later| count == 1 && later.panels() > 0) {
-        Some(later) => {
-            let parts = Parts::new(pool.threads(), later.panels(), blocks, at_once);
-            pool.run_and_fetch(tasks, &run, &|thread| {
-                let first = parts.panels(pool.first_task(thread, parts.tasks()));
-                let (panels, size) = (first.len().min(at_once[1]), later.panel_size());
-                let weights = later.codes_from(first.start, 0).as_ptr();
-                Fetch::new(weights, size, panels, size.min(MOST_FETCHED / panels.max(1)))
-            });
+    run_and_fetch(pool, tasks, &run, if count == 1 { later } else { &[] }, blocks, at_once);
+}
+
+/// The same of few rows and several weights, joined: each task gets some panels of one of them, or of neighbours, one by one.
+pub(super) fn share_joined<'a>(
+    pool: &ThreadPool,
+    weights: impl Iterator<Item = &'a PackedMatrix> + Clone + Sync,
+    blocks: &Blocks,
+    together: usize,
+    later: &[&PackedMatrix],
+    task: &(dyn Fn(usize, Range<usize>) + Sync),
+) {
+    let panels = panels_of(weights.clone());
+    if weights.clone().map(|w| work(blocks, w)).sum::<usize>() < BREAK_EVEN || pool.threads() == 1 {
+        return for_weights(weights, 0..panels, &mut |index, _, panels| task(index, panels));
+    }
+    let parts = Parts::new(pool.threads(), panels, blocks, [1, together]);
+    let run = |index: usize| {
+        for_weights(weights.clone(), parts.panels(index), &mut |index, _, panels| task(index, panels));
+    };
+    run_and_fetch(pool, parts.tasks(), &run, later, blocks, [1, together]);
+}
+
+/// Runs tasks on all threads; those that wait fetch what they will read first of `later`.
+fn run_and_fetch(
+    pool: &ThreadPool,
+    tasks: usize,
+    task: &(dyn Fn(usize) + Sync),
+    later: &[&PackedMatrix],
+    blocks: &Blocks,
+    at_once: [usize; 2],
+) {
+    let panels = panels_of(later.iter().copied());
+    if panels == 0 {
+        return pool.run(tasks, task);
+    }
+    let parts = Parts::new(pool.threads(), panels, blocks, at_once);
+    pool.run_and_fetch(tasks, task, &|thread| {
+        let panels = parts.panels(pool.first_task(thread, parts.tasks()));
+        let mut fetch = Fetch::default();
+        let first = panels.start..panels.end.min(panels.start + at_once[1]);
+        for_weights(later.iter().copied(), first, &mut |_, w, panels| {
+            // The first of them, if they are of several weights.
+            if fetch.is_done() {
+                let count = panels.len();
+                let weights = w.codes_from(panels.start, 0).as_ptr();
+                fetch = Fetch::new(weights, w.panel_size(), count, w.panel_size().min(MOST_FETCHED / count));
+            }
+        });
+        fetch
+    });
+}
+
+fn panels_of<'a>(weights: impl Iterator<Item = &'a PackedMatrix>) -> usize {
+    weights.map(PackedMatrix::panels).sum()
+}
+
+/// Calls `f` for each of several weights of which there are panels among some of all, with those.
+fn for_weights<'a>(
+    weights: impl Iterator<Item = &'a PackedMatrix>,
+    panels: Range<usize>,
+    f: &mut dyn FnMut(usize, &'a PackedMatrix, Range<usize>),
+) {
+    let mut first = 0;
+    for (index, w) in weights.enumerate() {
+        let end = first + w.panels();
+        let (from, to) = (panels.start.max(first), panels.end.min(end));
+        if from < to {
+            f(index, w, from - first..to - first);
         }
-        None => pool.run(tasks, &run),
+        first = end;
     }
 }
 

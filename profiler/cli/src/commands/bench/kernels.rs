@@ -179,7 +179,7 @@ impl KernelBench {
                         bias: None,
                         activation: None,
                         residual: None,
-                        next: None,
+                        next: &[],
                         y,
                     })?;
                     Ok(begin.elapsed().as_secs_f64())
