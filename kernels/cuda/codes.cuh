@@ -144,8 +144,15 @@ __device__ const float NF4_VALUES[16] = {-1.0f,
 // Both elements of a byte.
 __shared__ u32 nf4_pairs[256];
 #endif
-// Nibbles lie in a word as 0 2 4 6 1 3 5 7, from the lowest: shifted right by 4 p, its two halves begin with 2 p and
-// 2 p + 1.
+// A word holds eight neighbours, two in each of four pairs: one of a pair in its lower half, the other in the upper.
+//
+// Integers lie in a half as four nibbles, pair 0 lowest. Masked and merged with an exponent they are numbers already, and one
+// instruction does both, as long as that exponent comes from a register: the compiler, did it know it, would make two.
+// Floats lie where a shift brings sign and rest to where a half has them: pair 0 in bits 15 and 11 - 9, pair 1 three bits
+// lower; what is left takes two shifts, pair 2 from bits 14 and 2 - 0, pair 3 from bits 13 and 5 - 3.
+#if defined(ELEMENT_s4)
+__constant__ u32 S4_EXPONENT[2] = {0x64006400, 0x54005400};
+#endif
 struct Codes {
     typedef f16 Operand;
     static const int elements = 32;
@@ -172,13 +179,15 @@ struct Codes {
     }
     static __device__ __forceinline__ u32 pair(u32 word, int p, u32 scale) {
 #if defined(ELEMENT_s4)
-        // Codes are 8 too large.
-        u32 v = ((p & 2 ? word >> 8 : word) & (p & 1 ? 0x00f000f0u : 0x000f000fu)) | 0x64006400u;
-        v = p & 1 ? half_fma(v, 0x2c002c00u, 0xd480d480u) : half_sub(v, 0x64086408u);
-        return half_mul(v, scale);
+        // 1024 + code, or 64 + code where the code is four bits higher; codes are 8 too large.
+        const u32 v = p & 2 ? word >> 8 : word;
+        const u32 code = p & 1 ? half_sub((v & 0x00f000f0u) | S4_EXPONENT[1], 0x54805480u)
+                               : half_sub((v & 0x000f000fu) | S4_EXPONENT[0], 0x64086408u);
+        return half_mul(code, scale);
 #else
-        u32 sign = p == 0 ? word << 12 : p == 1 ? word << 8 : p == 2 ? word << 4 : word;
-        u32 rest = p == 0 ? word << 9 : p == 1 ? word << 5 : p == 2 ? word << 1 : word >> 3;
+        if (p < 2)
+            return half_mul((p == 0 ? word : word << 3) & 0x8e008e00u, scale);
+        const u32 sign = p == 2 ? word << 1 : word << 2, rest = p == 2 ? word << 9 : word << 6;
         return half_mul((sign & 0x80008000u) | (rest & 0x0e000e00u), scale);
 #endif
     }

@@ -8,7 +8,9 @@
 // of x that belong to them. The diagonal of the result is what is wanted, and the second eight rows are the second row of
 // weights. So codes become 16-bit floats as for products of many rows, and sums are as exact.
 
-#if defined(ELEMENT_nvfp4) || defined(ELEMENT_e5m2)
+#if __CUDA_ARCH__ < 800
+#define DEPTH 2
+#elif defined(ELEMENT_nvfp4) || defined(ELEMENT_e5m2)
 #define DEPTH 3
 #else
 #define DEPTH 4

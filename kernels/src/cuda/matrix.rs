@@ -142,25 +142,23 @@ impl DeviceMatrix {
     }
 }
 
-/// Codes in the order that one shift and one mask make pairs of neighbours: of each eight nibbles the even ones first.
-/// Integers become unsigned.
+/// Codes as `codes.cuh` reads them: of four bits, each word of eight neighbours with its bits where little is left to do for
+/// halves to come out of it, integers unsigned.
 fn arrange_codes(format: Format, codes: &[u8], out: &mut [u8]) {
-    let mask: u8 = match format {
-        Format::Int4 => 0x88,
-        Format::Mxfp4 | Format::Nvfp4 => 0,
-        _ => {
-            out[..codes.len()].copy_from_slice(codes);
-            return;
-        }
-    };
     out[..codes.len()].copy_from_slice(codes);
-    for word in out.chunks_exact_mut(4) {
-        let nibble = |i: usize| (word[i / 2] ^ mask) >> (i % 2 * 4) & 15;
-        let arranged: [u8; 4] = std::array::from_fn(|i| {
-            let at = |position: usize| nibble(position % 4 * 2 + position / 4);
-            at(2 * i) | at(2 * i + 1) << 4
-        });
-        word.copy_from_slice(&arranged);
+    // Where the bits of a pair's code lie in its half of the word.
+    let place: fn(u32, usize) -> u32 = match format {
+        Format::Int4 => |code, pair| (code ^ 8) << (4 * pair),
+        Format::Mxfp4 | Format::Nvfp4 => |code, pair| {
+            let (sign, rest) = [(15, 9), (12, 6), (14, 0), (13, 3)][pair];
+            (code >> 3) << sign | (code & 7) << rest
+        },
+        _ => return,
+    };
+    for bytes in out.as_chunks_mut::<4>().0 {
+        let codes = u32::from_le_bytes(*bytes);
+        let word = (0..8).fold(0, |word, at| word | place(codes >> (4 * at) & 15, at / 2) << (at % 2 * 16));
+        *bytes = word.to_le_bytes();
     }
 }
 
