@@ -91,7 +91,7 @@ pub struct Program {
     modules: Vec<Cut>,
     single_steps: Vec<Cut>,
     /// Of a copy for repetition: the steps of each set of modules.
-    sets: Vec<Range<usize>>,
+    sets: Vec<Vec<Range<usize>>>,
 }
 
 impl Program {
@@ -146,25 +146,19 @@ impl Program {
         })
     }
 
-    /// A copy whose steps stand set by set, each module's own in their order, and behind the sets all other modules.
-    ///
-    /// The same value of every layer has one place of its own: whatever order modules are run in, they find there what
-    /// a module of their kind has written. It has no cuts of its own.
+    /// A copy in which the same value of every layer has one place of its own: whatever order modules are run in, they find
+    /// there what a module of their kind has written. It has no cuts of its own, but knows the steps of sets of modules.
     pub(crate) fn for_repetition(&self, sets: &[Vec<ModuleId>]) -> Program {
-        let mut ordered: Vec<&Cut> = Vec::new();
-        let mut steps: Vec<Step> = Vec::with_capacity(self.steps.len());
-        let mut ranges = Vec::with_capacity(sets.len());
-        for set in sets {
-            let first = steps.len();
+        let stretches = |set: &Vec<ModuleId>| {
+            let mut stretches: Vec<Range<usize>> = Vec::new();
             for cut in self.modules.iter().filter(|cut| set.contains(&cut.module)) {
-                ordered.push(cut);
-                steps.extend_from_slice(&self.steps[cut.steps.clone()]);
+                match stretches.last_mut() {
+                    Some(last) if last.end == cut.steps.start => last.end = cut.steps.end,
+                    _ => stretches.push(cut.steps.clone()),
+                }
             }
-            ranges.push(first..steps.len());
-        }
-        for cut in self.modules.iter().filter(|cut| !ordered.iter().any(|other| other.module == cut.module)) {
-            steps.extend_from_slice(&self.steps[cut.steps.clone()]);
-        }
+            stretches
+        };
         let mut roles = HashMap::new();
         let mut arena = Arena { slots: vec![None; self.graph.values.len()], sizes: Vec::new() };
         for cut in &self.modules {
@@ -188,24 +182,18 @@ impl Program {
             }
         }
         Program {
-            graph: self.graph.clone(),
-            key: self.key,
             arena,
-            alias: self.alias.clone(),
-            weight_formats: self.weight_formats.clone(),
-            cache_format: self.cache_format,
-            whole: [Cut { module: ModuleId::ROOT, steps: 0..steps.len() }],
             blocks: Vec::new(),
             modules: Vec::new(),
             single_steps: Vec::new(),
-            sets: ranges,
-            steps,
+            sets: sets.iter().map(stretches).collect(),
+            ..self.clone()
         }
     }
 
-    /// The steps of a set of modules in a copy for repetition.
-    pub(crate) fn set_steps(&self, set: usize) -> Option<Range<usize>> {
-        self.sets.get(set).cloned()
+    /// The steps of a set of modules in a copy for repetition, in as few stretches as they are.
+    pub(crate) fn set_steps(&self, set: usize) -> Option<&[Range<usize>]> {
+        self.sets.get(set).map(Vec::as_slice)
     }
 
     /// An arena in which no two values share a slot whose lives are less than `room` steps apart: for backends that do

@@ -1,11 +1,12 @@
 //! Modules run extra times behind each run of the whole program: how much a run costs more tells what they cost.
 //!
 //! The whole program stays exactly as it is, fused and scheduled as ever. The extra runs use a second copy of the
-//! program ([`Program::for_repetition`]) whose steps stand set by set, so that one *sweep* runs a set of modules once
-//! each, one behind the other. A set that holds the same module of every layer thus reads the weights of all layers
-//! before it comes back to the first: they come from where they come from in the whole program, not from a cache that
-//! the module itself has filled. Activations, in turn, lie where a neighbour has just left them, as in the whole
-//! program: the same value of every layer has one place. What sweeps compute leads nowhere.
+//! program ([`Program::for_repetition`]), of which one *sweep* runs a set of modules once each, in program order. A set
+//! that holds the same module of every layer thus reads the weights of all layers before it comes back to the first:
+//! they come from where they come from in the whole program, not from a cache that the module itself has filled. Sets that
+//! are swept together are run as one, layer by layer: each module behind one of another set, as it stands in the program.
+//! Activations, in turn, lie where a neighbour has just left them, as in the whole program: the same value of every layer
+//! has one place. What sweeps compute leads nowhere.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Repetition<'_> {
         Ok(())
     }
 
-    /// Runs the whole program and then the sweeps, `iterations` times over; the sweeps of several sets take turns.
+    /// Runs the whole program and then the sweeps, `iterations` times over; sets that have sweeps left are swept together.
     /// Seconds it took.
     ///
     /// # Errors
@@ -128,15 +129,21 @@ impl Repetition<'_> {
         self.whole.seconds_between(from, to)
     }
 
-    /// The steps of all sweeps, sets in turns.
+    /// The steps of all sweeps, in program order within each turn.
     fn stretches(&self, sweeps: &[Sweeps]) -> Result<Vec<Range<usize>>> {
         let most = sweeps.iter().map(|sweeps| sweeps.count).max().unwrap_or(0);
-        let turns = (0..most).flat_map(|turn| sweeps.iter().filter(move |sweeps| turn < sweeps.count));
-        let steps = |sweeps: &Sweeps| {
-            let steps = self.sweeps.program.set_steps(sweeps.set);
-            steps
-                .ok_or_else(|| EngineError::Unsupported(format!("there is no set {} of modules", sweeps.set)))
-        };
-        turns.map(steps).collect()
+        let mut stretches = Vec::new();
+        for turn in 0..most {
+            let first = stretches.len();
+            for Sweeps { set, .. } in sweeps.iter().filter(|sweeps| turn < sweeps.count) {
+                let steps =
+                    self.sweeps.program.set_steps(*set).ok_or_else(|| {
+                        EngineError::Unsupported(format!("there is no set {set} of modules"))
+                    })?;
+                stretches.extend_from_slice(steps);
+            }
+            stretches[first..].sort_by_key(|steps: &Range<usize>| steps.start);
+        }
+        Ok(stretches)
     }
 }

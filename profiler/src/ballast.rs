@@ -8,8 +8,13 @@
 //! tells them apart, as one weighs coins in groups. A trial leaves out one class for certain, each in turn within two
 //! rounds, and as many more as the cache allows, chosen by lot: a cost is known best where it is in half of the trials (its variance goes with
 //! `1 / (p (1 - p))`). Company of one fixed class that is not much larger than the cache will not do: it would itself be
-//! warmer in its own trials than in those of others, and costs would not add up. Sets run in program order, so that this
-//! holds where the extra runs follow the program, too.
+//! warmer in its own trials than in those of others, and costs would not add up.
+//!
+//! On a GPU a launch overlaps its start with the end of the one before it, and how much depends on which that is: behind
+//! its like a class runs faster than in the program. Where a power limit is reached, the clock follows the power of what
+//! is swept. So classes of layers are weighed together there, too, unless their weights flood the cache, which takes
+//! longer than any start: what is swept together runs layer by layer in program order, each class behind another, and is
+//! a mixture of as much power as the program.
 
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
@@ -23,6 +28,9 @@ const MARGIN: f64 = 2.0;
 const MOST: f64 = 2.0 / 3.0;
 /// What reads less than this share of all cold bytes runs by itself: however warm, it is out by no more.
 const LIGHT: f64 = 0.003;
+/// In company that is kept for other reasons, this is so below a larger share: what is small in its company is not known
+/// well.
+const LIGHT_IN_COMPANY: f64 = 0.03;
 /// So does what reads less than this share of all that it moves itself: with thousands of rows, products are bound by
 /// arithmetic, and reading their weights is a few hundredths of their energy.
 const SHARE_MOVED: f64 = 0.15;
@@ -59,6 +67,8 @@ pub(crate) struct Traffic {
     pub(crate) cold_bytes: f64,
     /// All bytes that it reads or writes.
     pub(crate) moved_bytes: f64,
+    /// Whether it costs something else behind its like than in the program, whatever is warm.
+    pub(crate) needs_neighbours: bool,
 }
 
 /// The company of each class.
@@ -72,6 +82,16 @@ pub(crate) fn ballast_of(traffic: &[Traffic], caches: &[Cache]) -> Vec<Ballast> 
     let by_itself = |class: &&Traffic| class.cold_bytes >= needed_bytes;
     let heavy = || (0..traffic.len()).filter(|&class| is_heavy(&traffic[class]));
     let would_be_warm: Vec<usize> = heavy().filter(|&class| !by_itself(&&traffic[class])).collect();
+    let floods = |class: &Traffic| needed_bytes > 0.0 && is_heavy(class) && by_itself(&class);
+    let is_lonely = |class: &Traffic| class.needs_neighbours && !floods(class);
+    let lonely: Vec<usize> = (0..traffic.len()).filter(|&class| is_lonely(&traffic[class])).collect();
+    if lonely.len() > 1 {
+        let is_notable =
+            |class: &usize| needed_bytes > 0.0 && traffic[*class].cold_bytes > LIGHT_IN_COMPANY * all_bytes;
+        let notable = would_be_warm.into_iter().filter(is_notable);
+        lonely.into_iter().chain(notable).for_each(|class| roles[class] = Ballast::Part);
+        return roles;
+    }
     if needed_bytes == 0.0 || would_be_warm.is_empty() || heavy().count() < 2 {
         return roles;
     }
@@ -158,7 +178,8 @@ mod tests {
 
     /// Classes that move nothing but weights.
     fn ballast(bytes: &[f64], caches: &[Cache]) -> Vec<Ballast> {
-        let traffic = |&cold_bytes: &f64| Traffic { cold_bytes, moved_bytes: cold_bytes };
+        let traffic =
+            |&cold_bytes: &f64| Traffic { cold_bytes, moved_bytes: cold_bytes, needs_neighbours: false };
         ballast_of(&bytes.iter().map(traffic).collect::<Vec<_>>(), caches)
     }
 
@@ -185,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_moves_much_else_runs_by_itself() {
-        let traffic = |cold_bytes, moved_bytes| Traffic { cold_bytes, moved_bytes };
+        let traffic = |cold_bytes, moved_bytes| Traffic { cold_bytes, moved_bytes, needs_neighbours: false };
         let classes = [traffic(300.0, 350.0), traffic(300.0, 3000.0), traffic(300.0, 1000.0)];
         assert_eq!(ballast_of(&classes, &[own(400)]), [Ballast::Part, Ballast::None, Ballast::Part]);
     }

@@ -39,9 +39,19 @@ pub fn are_equal(a: &Part, b: &Part) -> bool {
         && a.path.rsplit('.').next() == b.path.rsplit('.').next()
 }
 
-/// The classes of a program's modules. Those whose path is in `apart` are classes of their own; `caches` are the
-/// device's, as far as they are known.
-pub fn classes_of(parts: &[Part], apart: &[String], caches: &[Cache]) -> Vec<Class> {
+/// What decides in what company classes are swept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// The device's caches, as far as they are known.
+    pub caches: &'a [Cache],
+    /// Whether the device begins one piece of work before it has ended the one in front.
+    pub overlaps: bool,
+    /// Whether attention reads keys and values of earlier passes.
+    pub has_past: bool,
+}
+
+/// The classes of a program's modules. Those whose path is in `apart` are classes of their own.
+pub fn classes_of(parts: &[Part], apart: &[String], around: Surroundings<'_>) -> Vec<Class> {
     let is_apart = |unit: &[Part]| unit.iter().any(|part| apart.contains(&part.path));
     let units = parts.chunk_by(|_, next| next.is_joined);
     let mut groups: Vec<Vec<&[Part]>> = Vec::new();
@@ -68,7 +78,7 @@ pub fn classes_of(parts: &[Part], apart: &[String], caches: &[Cache]) -> Vec<Cla
             modules: group.iter().copied().flatten().map(|part| part.module).collect(),
             unit: group[0].len(),
             weight_bytes: group.iter().copied().flatten().map(|part| part.weight_bytes).sum(),
-            cold_bytes: group.iter().copied().flatten().map(cold_bytes).sum(),
+            cold_bytes: group.iter().copied().flatten().map(|part| cold_bytes(part, around.has_past)).sum(),
             ballast: Ballast::None,
         })
         .collect();
@@ -80,8 +90,9 @@ pub fn classes_of(parts: &[Part], apart: &[String], caches: &[Cache]) -> Vec<Cla
             .flatten()
             .map(|part| part.cost.bytes_read + part.cost.bytes_written)
             .sum(),
+        needs_neighbours: around.overlaps && group.iter().copied().flatten().any(|part| part.block.is_some()),
     });
-    let roles = ballast_of(&traffic.collect::<Vec<_>>(), caches);
+    let roles = ballast_of(&traffic.collect::<Vec<_>>(), around.caches);
     classes.iter_mut().zip(roles).for_each(|(class, ballast)| class.ballast = ballast);
     classes
 }
@@ -99,10 +110,10 @@ fn kinds(unit: &[Part]) -> String {
     names.join(" + ")
 }
 
-fn cold_bytes(part: &Part) -> f64 {
+fn cold_bytes(part: &Part, has_past: bool) -> f64 {
     match part.kind {
-        // What attention reads is mostly keys and values of earlier tokens.
-        ModuleKind::Attention => part.cost.bytes_read,
+        // What attention then reads is mostly keys and values of earlier tokens.
+        ModuleKind::Attention if has_past => part.cost.bytes_read,
         _ => part.cost.weight_bytes,
     }
 }
@@ -149,10 +160,10 @@ mod tests {
 
     #[test]
     fn modules_of_one_kind_and_shape_are_one_class() {
-        let classes = classes_of(&parts(), &[], &[]);
+        let classes = classes_of(&parts(), &[], Surroundings::default());
         let names: Vec<_> = classes.iter().map(|class| (class.name.as_str(), class.modules.len())).collect();
         assert_eq!(names, [("norm", 2), ("mlp.up", 2), ("head (head)", 1), ("head (small_head)", 1)]);
-        let classes = classes_of(&parts(), &["h.1.up".to_owned()], &[]);
+        let classes = classes_of(&parts(), &["h.1.up".to_owned()], Surroundings::default());
         let names: Vec<_> = classes.iter().map(|class| class.name.as_str()).collect();
         assert_eq!(names, ["norm", "mlp.up (up)", "h.1.up", "head (head)", "head (small_head)"]);
     }
@@ -162,10 +173,31 @@ mod tests {
         // 1800 bytes of weights: 1200, 500 and 100. Norms have none.
         let ballast = |size_bytes| -> Vec<Ballast> {
             let caches = [Cache { size_bytes, is_shared: false }];
-            classes_of(&parts(), &[], &caches).iter().map(|class| class.ballast).collect()
+            let around = Surroundings { caches: &caches, ..Surroundings::default() };
+            classes_of(&parts(), &[], around).iter().map(|class| class.ballast).collect()
         };
         assert_eq!(ballast(600), [Ballast::None, Ballast::Sole, Ballast::Beside, Ballast::Beside]);
         assert_eq!(ballast(700), [Ballast::None, Ballast::Part, Ballast::Part, Ballast::Part]);
+    }
+
+    #[test]
+    fn classes_of_layers_keep_company_where_work_overlaps() {
+        use Ballast::{None, Part};
+        let mut parts = parts();
+        let layers = [Some(0), Some(0), Some(1), Some(1)];
+        parts.iter_mut().zip(layers).for_each(|(part, block)| part.block = block);
+        let ballast = |size_bytes, overlaps| -> Vec<Ballast> {
+            let caches = [Cache { size_bytes, is_shared: false }];
+            let classes = classes_of(&parts, &[], Surroundings { caches: &caches, overlaps, has_past: true });
+            classes.iter().map(|class| class.ballast).collect()
+        };
+        // All of the weights fit: only neighbours matter.
+        assert_eq!(ballast(5000, false), [None; 4]);
+        assert_eq!(ballast(5000, true), [Part, Part, None, None]);
+        // Heads would be warm, too.
+        assert_eq!(ballast(700, true), [Part; 4]);
+        // The products flood the cache, and nobody is left whom norms could keep company.
+        assert_eq!(ballast(200, true), ballast(200, false));
     }
 
     #[test]
@@ -174,13 +206,13 @@ mod tests {
         for up in [1, 3] {
             parts[up].is_joined = true;
         }
-        let classes = classes_of(&parts, &[], &[]);
+        let classes = classes_of(&parts, &[], Surroundings::default());
         let of: Vec<_> =
             classes.iter().map(|class| (class.name.as_str(), class.unit, class.n_units())).collect();
         assert_eq!(of, [("norm + mlp.up", 2, 2), ("head (head)", 1, 1), ("head (small_head)", 1, 1)]);
         assert_eq!(classes[0].modules, [1, 2, 3, 4].map(ModuleId));
         // Apart goes for the whole unit.
-        let classes = classes_of(&parts, &["h.1.up".to_owned()], &[]);
+        let classes = classes_of(&parts, &["h.1.up".to_owned()], Surroundings::default());
         assert_eq!(classes[0].modules, [1, 2].map(ModuleId));
         assert_eq!(classes[1].name, "h.1.ln");
     }

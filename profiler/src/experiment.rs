@@ -10,9 +10,9 @@ mod record;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use joulewise_engine::{Cost, ModuleId, Sweeps};
+use joulewise_engine::{Cost, ModuleId, Phase, Sweeps};
 
-use crate::classes::classes_of;
+use crate::classes::{Surroundings, classes_of};
 use crate::conditions::Look;
 use crate::error::Result;
 use crate::meter::{EnergyMeter, MeteredDevice};
@@ -97,8 +97,12 @@ impl<'a> Experiment<'a> {
         record.is_complete = false;
         record.warm_up_iterations = self.warm_up()?;
         if record.classes.is_empty() {
-            let caches = self.workload.caches();
-            record.classes = classes_of(self.workload.parts(), &self.protocol.apart, caches);
+            let around = Surroundings {
+                caches: self.workload.caches(),
+                overlaps: matches!(self.device, MeteredDevice::Gpu { .. }),
+                has_past: self.workload.shape().phase == Phase::Decode,
+            };
+            record.classes = classes_of(self.workload.parts(), &self.protocol.apart, around);
         }
         self.sets = record.classes.iter().map(|class| class.modules.clone()).collect();
         let schedule = self.schedule(&mut record)?;

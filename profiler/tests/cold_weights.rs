@@ -7,7 +7,6 @@ mod simulation;
 
 use std::ops::ControlFlow;
 
-use joulewise_engine::ModuleKind;
 use joulewise_profiler::ballast::{Ballast, Cache};
 use joulewise_profiler::clock::SimulatedClock;
 use joulewise_profiler::experiment::Protocol;
@@ -16,28 +15,7 @@ use joulewise_profiler::profile::{Setup, profile};
 use joulewise_profiler::report::json::{ClassRow, PhaseProfile};
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 
-use simulation::{Module, SimulatedWorkload};
-
-/// A decoder whose modules read 100 kB of weights each, 1.7 MB in all.
-const DECODER: &[Module] = &[
-    ("h.0.qkv", ModuleKind::QkvProjection, Some(0), 1.0e-3, 40.0),
-    ("h.0.out", ModuleKind::OutputProjection, Some(0), 1.0e-3, 30.0),
-    ("h.0.up", ModuleKind::MlpUp, Some(0), 1.0e-3, 80.0),
-    ("h.0.down", ModuleKind::MlpDown, Some(0), 1.0e-3, 70.0),
-    ("h.1.qkv", ModuleKind::QkvProjection, Some(1), 1.0e-3, 40.0),
-    ("h.1.out", ModuleKind::OutputProjection, Some(1), 1.0e-3, 30.0),
-    ("h.1.up", ModuleKind::MlpUp, Some(1), 1.0e-3, 80.0),
-    ("h.1.down", ModuleKind::MlpDown, Some(1), 1.0e-3, 70.0),
-    ("h.2.qkv", ModuleKind::QkvProjection, Some(2), 1.0e-3, 40.0),
-    ("h.2.out", ModuleKind::OutputProjection, Some(2), 1.0e-3, 30.0),
-    ("h.2.up", ModuleKind::MlpUp, Some(2), 1.0e-3, 80.0),
-    ("h.2.down", ModuleKind::MlpDown, Some(2), 1.0e-3, 70.0),
-    ("h.3.qkv", ModuleKind::QkvProjection, Some(3), 1.0e-3, 40.0),
-    ("h.3.out", ModuleKind::OutputProjection, Some(3), 1.0e-3, 30.0),
-    ("h.3.up", ModuleKind::MlpUp, Some(3), 1.0e-3, 80.0),
-    ("h.3.down", ModuleKind::MlpDown, Some(3), 1.0e-3, 70.0),
-    ("head", ModuleKind::Head, None, 2.0e-3, 40.0),
-];
+use simulation::{DECODER, SimulatedWorkload};
 
 /// What of the program stays in the device's cache: from 900 kB on everything is cold.
 const CACHE_BYTES: f64 = 600e3;
@@ -97,8 +75,8 @@ fn with_ballast_they_are_as_cold() {
     ] {
         let phase = measure(&caches);
         assert_eq!(phase.classes.iter().map(|class| class.ballast).collect::<Vec<_>>(), ballast);
-        // The program goes layer by layer and sweeps go class by class. Where one follows the other, weights of a few
-        // modules (100 kB each of 1.7 MB) come round before 1.5 times the cache has been read, a part of them warm.
+        // Where sweeps follow the program, weights of a few modules (100 kB each of 1.7 MB) come round before 1.5 times the
+        // cache has been read, a part of them warm.
         assert!((ratio(&phase) - 1.0).abs() < 0.01, "{}", ratio(&phase));
         assert!(worst_error(&phase) < 0.01, "{}", worst_error(&phase));
         let additivity = phase.regression.unwrap().additivity.unwrap();
