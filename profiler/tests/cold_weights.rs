@@ -10,22 +10,20 @@ use std::ops::ControlFlow;
 use joulewise_profiler::ballast::{Ballast, Cache};
 use joulewise_profiler::clock::SimulatedClock;
 use joulewise_profiler::experiment::Protocol;
-use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
+use joulewise_profiler::meter::MeteredDevice;
 use joulewise_profiler::profile::{Setup, profile};
 use joulewise_profiler::report::json::{ClassRow, PhaseProfile};
-use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
+use joulewise_profiler::sensor::simulated::SimulatedDevice;
 
-use simulation::{DECODER, SimulatedWorkload};
+use simulation::{DECODER, SimulatedWorkload, exact_meter};
 
 /// What of the program stays in the device's cache: from 900 kB on everything is cold.
 const CACHE_BYTES: f64 = 600e3;
 
-/// Measured by a sensor that makes no errors, so that what is left is the method's.
 fn measure(caches: &[Cache]) -> PhaseProfile {
     let clock = SimulatedClock::new();
     let device = SimulatedDevice::on(clock.clone(), 5.0);
-    let sensor = SimulatedSensor::counter(&device, 1e-3).named("counter", 0.0);
-    let meter = EnergyMeter::simulated(&clock, vec![Box::new(sensor)]);
+    let meter = exact_meter(&clock, &device);
     let mut protocol = Protocol::default();
     protocol.bootstrap_draws = 100;
     let mut workload = SimulatedWorkload::of(&device, DECODER).caching(CACHE_BYTES, caches);

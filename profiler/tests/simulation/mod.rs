@@ -4,11 +4,15 @@
 //! however late the test's own thread wakes up. What the thread oversleeps, the device idles. Under a simulated clock
 //! nobody oversleeps. It may have a cache, in which weights stay warm that come round soon enough.
 
+use std::sync::Arc;
+
 use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase, Span, Sweeps};
 use joulewise_profiler::Result;
 use joulewise_profiler::ballast::Cache;
+use joulewise_profiler::clock::SimulatedClock;
+use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::observer::ModuleTimes;
-use joulewise_profiler::sensor::simulated::SimulatedDevice;
+use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 use joulewise_profiler::workload::{Part, Repeat, Repeated, Workload, WorkloadShape};
 
 /// What the device draws between runs.
@@ -56,6 +60,12 @@ pub(crate) const DECODER: &[Module] = &[
     ("h.3.down", ModuleKind::MlpDown, Some(3), 1.0e-3, 70.0),
     ("head", ModuleKind::Head, None, 2.0e-3, 40.0),
 ];
+
+/// A meter that makes no errors, so that what is left is the method's.
+pub(crate) fn exact_meter(clock: &Arc<SimulatedClock>, device: &SimulatedDevice) -> EnergyMeter {
+    let sensor = SimulatedSensor::counter(device, 1e-3).named("counter", 0.0);
+    EnergyMeter::simulated(clock, vec![Box::new(sensor)])
+}
 
 /// The modules as a workload on a device.
 pub(crate) struct SimulatedWorkload {
