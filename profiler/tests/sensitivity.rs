@@ -39,8 +39,28 @@ fn groups_follow_from_what_steps_read() {
     assert_eq!(names, expected);
     assert_eq!(groups[0].kind_name(), "embedding + head");
     assert_eq!((groups[0].parameters, groups[2].parameters), (40 * 32, 3 * 32 * 32));
-    let followers: Vec<usize> = groups.iter().map(|group| group.followers.len()).collect();
-    assert_eq!(followers, [0, 0, 1, 0, 0, 0, 1, 0, 0, 0], "attentions go with their projections");
+    let graph = tiny::decoder();
+    let followers: Vec<Vec<&str>> = groups
+        .iter()
+        .map(|group| group.followers.iter().map(|module| graph.modules.get(*module).path.as_str()).collect())
+        .collect();
+    let expected: [&[&str]; 10] = [
+        &[],
+        &["sum"],
+        &["layers.0.norm", "layers.0.attn"],
+        &["layers.0.attn_residual"],
+        &["layers.0.mlp.act"],
+        &["layers.0.mlp_residual"],
+        &["layers.1.norm", "layers.1.attn"],
+        &["layers.1.attn_residual"],
+        &["layers.1.mlp.act"],
+        &["layers.1.mlp_residual", "rows"],
+    ];
+    assert_eq!(followers, expected);
+    for module in graph.step_modules() {
+        let with = groups.iter().filter(|group| group.has(module) || group.followers.contains(&module));
+        assert_eq!(with.count(), 1, "{}", graph.modules.get(module).path);
+    }
     assert!(groups[1].is_wide && !groups[1].may_be(Strategy::Int8Weight) && groups[1].may_be(Strategy::Bf16));
 }
 

@@ -2,123 +2,18 @@
 //!
 //! The whole model is run in each strategy, in turns with the reference, and profiled in place; a group's cost under a
 //! strategy is that of its modules in the model that has this strategy everywhere. Groups of equal shape cost the same
-//! and are taken together. Nothing is interpolated.
+//! and are taken together. In one strategy they add up to what it takes everywhere, in one piece (`request`).
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
-use joulewise_engine::{ModuleId, Session, TokenBatch};
 use serde::{Deserialize, Serialize};
 
 use super::group::Group;
 use super::median::Median;
+use super::request::{Figure, RequestCost};
 use super::turns::{Turn, relative_to_reference};
 use crate::energy::Provenance;
-use crate::error::Result;
-use crate::profile::{Setup, profile};
-use crate::report::json::{Attribution, PhaseProfile};
-use crate::workload::SessionWorkload;
-
-/// The work that a plan is made for.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The prompt, or the input of an encoder.
-    pub prompt: TokenBatch,
-    /// Tokens that are generated behind it; 0 for encoders.
-    pub generate: usize,
-}
-
-/// Energy and time, unless a sensor left the energy open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
-    /// Energy.
-    pub energy_j: Option<f64>,
-    /// Time.
-    pub duration_s: f64,
-}
-
-/// One request under one plan, measured once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RequestCost {
-    /// The whole, in one piece.
-    pub whole: Figure,
-    /// Each group, by the attribution that the profile prefers.
-    pub groups: Vec<Figure>,
-    /// Each group by its share of the time.
-    pub groups_first_order: Vec<Figure>,
-    /// The attribution that each phase prefers.
-    pub attributions: Vec<Attribution>,
-    /// How far to trust the energies.
-    pub provenance: Provenance,
-    /// The sensors behind them.
-    pub sensor: String,
-    /// Systematic error of the energies, relative.
-    pub systematic_relative: f64,
-}
-
-impl RequestCost {
-    /// Measures one request.
-    ///
-    /// # Errors
-    /// Those of the engine.
-    pub fn measure(
-        session: &mut Session,
-        request: &Request,
-        groups: &[Group],
-        setup: &Setup<'_>,
-        is_interrupted: &dyn Fn() -> bool,
-    ) -> Result<RequestCost> {
-        let run = |workload: &mut SessionWorkload<'_>| {
-            profile(workload, setup, &mut |_| {
-                if is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-        };
-        let mut phases = Vec::new();
-        if session.graph().cache.is_some() && request.generate > 0 {
-            phases.push((run(&mut SessionWorkload::prefill(session, &request.prompt)?)?, 1.0));
-            let decode = run(&mut SessionWorkload::decode(session, &request.prompt)?)?;
-            phases.push((decode, request.generate as f64));
-        } else {
-            phases.push((run(&mut SessionWorkload::forward(session, &request.prompt)?)?, 1.0));
-        }
-        Ok(Self::of_phases(groups, &phases))
-    }
-
-    /// Sums up phases, each with how often a request has it.
-    pub(super) fn of_phases(groups: &[Group], phases: &[(PhaseProfile, f64)]) -> RequestCost {
-        let sum = |of: &dyn Fn(&PhaseProfile) -> Figure| -> Figure {
-            let parts = phases.iter().map(|(phase, times)| (of(phase), *times));
-            let energy_j: Option<f64> =
-                parts.clone().map(|(part, times)| part.energy_j.map(|energy_j| energy_j * times)).sum();
-            Figure { energy_j, duration_s: parts.map(|(part, times)| part.duration_s * times).sum() }
-        };
-        let of_group = |group: &Group, is_first_order: bool| {
-            sum(&|phase| {
-                let attribution = if is_first_order { Attribution::FirstOrder } else { phase.attribution };
-                let is_of = |id: ModuleId| group.modules.contains(&id) || group.followers.contains(&id);
-                let rows: Vec<_> = phase.modules.iter().filter(|row| is_of(ModuleId(row.id))).collect();
-                Figure {
-                    energy_j: rows.iter().map(|row| row.energy(attribution).energy_j).sum(),
-                    duration_s: rows.iter().map(|row| row.timing(attribution).duration_s).sum(),
-                }
-            })
-        };
-        let energies = || phases.iter().map(|(phase, _)| &phase.whole.energy);
-        let relative = energies().filter_map(|energy| energy.energy_j.map(|j| energy.systematic_j / j.abs()));
-        RequestCost {
-            whole: sum(&|phase| Figure {
-                energy_j: phase.whole.energy.energy_j,
-                duration_s: phase.whole.time.duration_s,
-            }),
-            groups: groups.iter().map(|group| of_group(group, false)).collect(),
-            groups_first_order: groups.iter().map(|group| of_group(group, true)).collect(),
-            attributions: phases.iter().map(|(phase, _)| phase.attribution).collect(),
-            provenance: energies().map(|e| e.provenance).max().unwrap_or(Provenance::Unresolved),
-            sensor: energies().map(|energy| energy.sensor.clone()).next().unwrap_or_default(),
-            systematic_relative: relative.fold(0.0, f64::max),
-        }
-    }
-}
+use crate::report::json::Attribution;
 
 /// What a strategy costs a group, compared with the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,6 +43,10 @@ pub struct Costs {
     pub pairs: Vec<Vec<PairCost>>,
     /// The whole request under the reference: median over all turns.
     pub reference: Figure,
+    /// By strategy: energy of all modules apart from each other, as a multiple of the whole's, of which groups have their
+    /// share; `None` where it was not resolved.
+    #[serde(default)]
+    pub closures: Vec<Option<f64>>,
     /// Attribution that the energies of the groups come from.
     pub attribution: Attribution,
     /// How far to trust what was measured.
@@ -167,17 +66,11 @@ impl Costs {
         let all = || turns.iter().flatten().flat_map(|turn| [&turn.reference, &turn.own]);
         let first = all().next()?;
         // Figures of different attributions cannot be compared; every profile has the first-order one.
-        let is_common = all().all(|cost| cost.attributions == first.attributions);
-        let common = first.attributions.first().copied().unwrap_or(Attribution::FirstOrder);
+        let is_common = all().all(|cost| cost.attributions().eq(first.attributions()));
+        let common = first.attributions().next().unwrap_or(Attribution::FirstOrder);
         let attribution = if is_common { common } else { Attribution::FirstOrder };
         let provenance = all().map(|cost| cost.provenance).max()?;
-        let sum = |cost: &RequestCost, members: &[usize]| {
-            let groups = if is_common { &cost.groups } else { &cost.groups_first_order };
-            Figure {
-                energy_j: members.iter().map(|group| groups[*group].energy_j).sum(),
-                duration_s: members.iter().map(|group| groups[*group].duration_s).sum(),
-            }
-        };
+        let sum = |cost: &RequestCost, members: &[usize]| cost.of_groups(members, !is_common);
         let references = |of: &dyn Fn(&RequestCost) -> Figure| {
             let all: Vec<Figure> = turns.iter().flatten().map(|turn| of(&turn.reference)).collect();
             let energies: Vec<f64> = all.iter().filter_map(|figure| figure.energy_j).collect();
@@ -231,14 +124,59 @@ impl Costs {
                 }
             }
         }
+        let everything: Vec<usize> = (0..groups.len()).collect();
+        let together = references(&|cost| sum(cost, &everything));
+        for (strategy, turns) in turns.iter().enumerate() {
+            let relative = |of: &dyn Fn(&RequestCost) -> Option<f64>| match strategy {
+                0 => Some(1.0),
+                _ => Some(relative_to_reference(turns, of))
+                    .filter(|relative| relative.n > 0)
+                    .map(|it| it.value),
+            };
+            let energy = relative(&|cost| sum(cost, &everything).energy_j);
+            let time = relative(&|cost| Some(sum(cost, &everything).duration_s));
+            let energy_j = together.energy_j.zip(energy).map(|(all_j, relative)| all_j * relative);
+            add_up(&mut pairs, strategy, energy_j, time.map(|relative| together.duration_s * relative));
+        }
+        let closures = turns.iter().enumerate().map(|(strategy, own)| {
+            let costs: Vec<&RequestCost> = match strategy {
+                0 => turns.iter().flatten().map(|turn| &turn.reference).collect(),
+                _ => own.iter().map(|turn| &turn.own).collect(),
+            };
+            let all: Vec<f64> = costs.iter().filter_map(|cost| cost.closure(!is_common)).collect();
+            (!all.is_empty()).then(|| Median::of(&all).value)
+        });
+        let closures = closures.collect();
         Some(Costs {
             pairs,
             reference: references(&|cost| cost.whole),
+            closures,
             attribution,
             provenance,
             sensor: first.sensor.clone(),
             systematic_relative: all().map(|cost| cost.systematic_relative).fold(0.0, f64::max),
         })
+    }
+}
+
+/// Makes the groups under a strategy add up to what they were measured to cost together: medians of parts do not add up to
+/// the median of their sum. The reference comes first, so that savings are from what it adds up to.
+fn add_up(pairs: &mut [Vec<PairCost>], strategy: usize, energy_j: Option<f64>, duration_s: Option<f64>) {
+    let sum = |of: &dyn Fn(&PairCost) -> f64| -> f64 { pairs.iter().map(|row| of(&row[strategy])).sum() };
+    let factor =
+        |together: Option<f64>, sum: f64| together.filter(|_| sum > 0.0).map_or(1.0, |all| all / sum);
+    let (of_j, of_s) =
+        (factor(energy_j, sum(&|pair| pair.energy_j)), factor(duration_s, sum(&|pair| pair.duration_s)));
+    for row in pairs {
+        let reference = row[0];
+        let pair = &mut row[strategy];
+        (pair.energy_j, pair.duration_s) = (of_j * pair.energy_j, of_s * pair.duration_s);
+        if strategy > 0 {
+            pair.saving_j = reference.energy_j - pair.energy_j;
+            pair.saving_s = reference.duration_s - pair.duration_s;
+        }
+        pair.saving_ci95_j = pair.saving_ci95_j.map(|ci95_j| of_j * ci95_j);
+        pair.saving_ci95_s = pair.saving_ci95_s.map(|ci95_s| of_s * ci95_s);
     }
 }
 

@@ -1,12 +1,14 @@
 //! Decision groups: the weights that get one format together.
 //!
 //! Projections that read the same values (query, key and value; gate and up) are one group, because servers fuse them
-//! and demand one scheme; a table that is also the head is one weight and thus one group. Norms and biases are never
-//! quantized and are in no group; an attention, which has no weights, goes with the projection of its queries, whose
-//! format says whether its products are rounded; tables of positions and token types are never narrowed below 16 bits. All of this
-//! follows from the steps of the model; no name is looked at.
+//! and demand one scheme; a table that is also the head is one weight and thus one group. Tables of positions and token
+//! types are never narrowed below 16 bits. Norms and biases are never quantized, but what they cost depends on the formats
+//! around them, so every module without a matrix follows a group: an attention the projection of its queries, whose format
+//! says whether its products are rounded; a norm the product that reads it, for which it may round what it writes;
+//! activations, sums and what is left the product in front of them, which may end with them. All of this follows from the
+//! steps of the model; no name is looked at.
 
-use joulewise_engine::{IndexInput, ModelGraph, ModuleId, ModuleKind, Op, Strategy, ValueId, WeightId};
+use joulewise_engine::{IndexInput, ModelGraph, ModuleId, ModuleKind, Op, Step, Strategy, ValueId, WeightId};
 
 /// Weights that are decided on together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct Group {
     pub modules: Vec<ModuleId>,
     /// The paths of its modules, in program order.
     pub paths: Vec<String>,
-    /// Modules without weights that its format decides on, too.
+    /// Modules without a matrix, whose cost depends on its format, too.
     pub followers: Vec<ModuleId>,
     /// Its weights.
     pub weights: Vec<WeightId>,
@@ -67,7 +69,9 @@ impl Group {
                 None => groups.push(vec![used]),
             }
         }
-        groups.iter().map(|uses| Group::of_uses(graph, uses)).collect()
+        let mut groups: Vec<Group> = groups.iter().map(|uses| Group::of_uses(graph, uses)).collect();
+        follow(graph, &mut groups);
+        groups
     }
 
     fn of_uses(graph: &ModelGraph, uses: &[Use]) -> Group {
@@ -89,7 +93,7 @@ impl Group {
             block: uses.first().and_then(|used| graph.modules.get(used.module).block),
             modules: uses.iter().map(|used| used.module).collect(),
             paths,
-            followers: followers(graph, uses),
+            followers: Vec::new(),
             parameters: weights.iter().map(|weight| graph.weight(*weight).shape.elements()).sum(),
             weights,
             is_wide: uses.iter().any(|used| used.is_wide),
@@ -112,12 +116,29 @@ impl Group {
     }
 }
 
-/// The attentions whose queries come from one of these.
-fn followers(graph: &ModelGraph, uses: &[Use]) -> Vec<ModuleId> {
-    let attentions = graph.steps.iter().filter(|step| matches!(step.op, Op::Attention { .. }));
-    let is_of = |module: ModuleId| uses.iter().any(|used| used.module == module);
-    let followers = attentions.filter(|step| graph.projection_of(step).is_some_and(is_of));
-    followers.map(|step| step.module).collect()
+/// Lets every module without a matrix follow a group, in program order, so that what it reads has its group already.
+fn follow(graph: &ModelGraph, groups: &mut [Group]) {
+    let has = |group: &Group, module: ModuleId| group.has(module) || group.followers.contains(&module);
+    for step in &graph.steps {
+        let of = |module: ModuleId| groups.iter().position(|group| has(group, module));
+        if of(step.module).is_some() {
+            continue;
+        }
+        let inputs = step.op.inputs();
+        let reads =
+            |other: &&Step| matches!(&other.op, Op::Linear { x, .. } if Some(x.value) == step.op.output());
+        let decided = match step.op {
+            Op::Attention { .. } => graph.projection_of(step),
+            Op::Norm { .. } => graph.steps.iter().find(reads).map(|other| other.module),
+            _ => None,
+        };
+        // What was written last is the product's result; the other summand of a residual is from before it.
+        let writes = |other: &&Step| inputs.iter().any(|input| Some(input.value) == other.op.output());
+        let in_front = || graph.steps.iter().rev().find(writes).map(|other| other.module);
+        if let Some(group) = decided.or_else(in_front).and_then(of) {
+            groups[group].followers.push(step.module);
+        }
+    }
 }
 
 /// Several paths as one name: what they share, and in braces what they do not.

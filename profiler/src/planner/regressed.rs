@@ -9,8 +9,9 @@ use std::ops::ControlFlow;
 use joulewise_engine::{ModuleId, Session};
 use serde::{Deserialize, Serialize};
 
-use super::cost::{Class, Costs, Figure, PairCost, Request, RequestCost, class};
+use super::cost::{Class, Costs, PairCost, class};
 use super::group::Group;
+use super::request::{Figure, Request, RequestCost};
 use crate::ballast::Cache;
 use crate::energy::Provenance;
 use crate::error::Result;
@@ -126,48 +127,50 @@ impl RequestProfile {
         self.phases.iter().all(|(phase, _)| phase.attribution == Attribution::Regression)
     }
 
-    /// What some modules cost in a request. Those of one class are known or wrong together, so half widths add up.
+    /// What some modules cost of a request, by their share of what all modules add up to. Those of one class are known or
+    /// wrong together, so half widths add up.
     fn of_modules(&self, modules: &[ModuleId], attribution: Attribution) -> Bounded {
         let none = Figure { energy_j: Some(0.0), duration_s: 0.0 };
         let mut sum = Bounded { figure: none, ci95: none };
-        let add = |sum: &mut Figure, energy_j: Option<f64>, duration_s: f64, times: f64| {
-            sum.energy_j = sum.energy_j.zip(energy_j).map(|(sum_j, energy_j)| sum_j + times * energy_j);
-            sum.duration_s += times * duration_s;
-        };
+        let add = |sum: &mut Figure, figure: Figure| *sum = Figure::sum([*sum, figure]);
         for (phase, times) in &self.phases {
+            let all = Figure::sum(phase.modules.iter().map(|row| Figure::of(row, attribution)));
+            let whole =
+                Figure { energy_j: phase.whole.energy.energy_j, duration_s: phase.whole.time.duration_s };
             let is_of = |row: &&ModuleRow| modules.contains(&ModuleId(row.id));
             for row in phase.modules.iter().filter(is_of) {
                 let (energy, timing) = (row.energy(attribution), row.timing(attribution));
-                add(&mut sum.figure, energy.energy_j, timing.duration_s, *times);
-                add(&mut sum.ci95, energy.ci95_j, timing.ci95_s.unwrap_or(f64::INFINITY), *times);
+                let ci95 =
+                    Figure { energy_j: energy.ci95_j, duration_s: timing.ci95_s.unwrap_or(f64::INFINITY) };
+                add(&mut sum.figure, Figure::of(row, attribution).share(all, whole).times(*times));
+                add(&mut sum.ci95, ci95.share(all, whole).times(*times));
             }
         }
         sum
     }
 }
 
-/// The modules whose cost depends on each group's format: its own, those that follow it, and those without weights that some strategy does at
-/// once with them. One format does a norm within the product behind it and another does not, so that the norm is part of
-/// what is compared.
+/// The modules whose cost depends on each group's format: its own, those that some strategy does at once with them, and
+/// those that follow it. One format does a norm within the product behind it and another does not, so that the norm is
+/// part of what is compared.
 fn concerned(groups: &[Group], profiles: &[RequestProfile]) -> Vec<Vec<ModuleId>> {
-    let own = |group: &Group| [group.modules.clone(), group.followers.clone()].concat();
-    let mut concerned: Vec<Vec<ModuleId>> = groups.iter().map(own).collect();
-    let is_free = |module: &ModuleId| !groups.iter().any(|group| group.has(*module));
+    let mut concerned: Vec<Vec<ModuleId>> = groups.iter().map(|group| group.modules.clone()).collect();
+    let mut take = |group: usize, module: ModuleId| {
+        if !concerned.iter().any(|modules| modules.contains(&module)) {
+            concerned[group].push(module);
+        }
+    };
     let phases = profiles.iter().flat_map(|profile| &profile.phases).map(|(phase, _)| phase);
     for class in phases.flat_map(|phase| &phase.classes) {
         for unit in class.modules.chunks(class.unit.max(1)) {
-            let unit: Vec<ModuleId> = unit.iter().copied().map(ModuleId).collect();
-            let Some(group) = groups.iter().position(|group| unit.iter().any(|module| group.has(*module)))
-            else {
-                continue;
-            };
-            for module in unit.into_iter().filter(is_free) {
-                let is_taken = concerned.iter().any(|modules| modules.contains(&module));
-                if !is_taken {
-                    concerned[group].push(module);
-                }
+            let unit = || unit.iter().copied().map(ModuleId);
+            if let Some(group) = groups.iter().position(|group| unit().any(|module| group.has(module))) {
+                unit().for_each(|module| take(group, module));
             }
         }
+    }
+    for (index, group) in groups.iter().enumerate() {
+        group.followers.iter().for_each(|module| take(index, *module));
     }
     concerned
 }
@@ -230,6 +233,7 @@ pub fn costs(
     Some(Costs {
         pairs,
         reference: reference.whole,
+        closures: wholes.iter().map(|cost| cost.closure(!is_regressed)).collect(),
         attribution,
         provenance,
         sensor: reference.sensor.clone(),
@@ -239,10 +243,6 @@ pub fn costs(
 
 impl Bounded {
     fn scaled(self, factor: f64) -> Bounded {
-        let scaled = |figure: Figure| Figure {
-            energy_j: figure.energy_j.map(|energy_j| factor * energy_j),
-            duration_s: factor * figure.duration_s,
-        };
-        Bounded { figure: scaled(self.figure), ci95: scaled(self.ci95) }
+        Bounded { figure: self.figure.times(factor), ci95: self.ci95.times(factor) }
     }
 }

@@ -11,7 +11,7 @@ use joulewise_engine::{
 
 use super::additivity::Additivity;
 use super::bound::Bound;
-use super::cost::{Costs, Request};
+use super::cost::Costs;
 use super::document::{Chosen, DataShape, Pareto, RequestShape, SCHEMA, Study};
 use super::findings::Findings;
 use super::front::{Front, Point};
@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::probe::Probe;
 use super::problem::{Limits, Objective, Problem};
 use super::reason::Reason;
+use super::request::Request;
 use super::sensitivity::{Walk, plan_of};
 use super::turns::{Bench, Turn};
 use crate::ballast::Cache;

@@ -7,9 +7,9 @@
 use joulewise_engine::Session;
 use serde::{Deserialize, Serialize};
 
-use super::cost::{Request, RequestCost};
 use super::group::Group;
 use super::median::Median;
+use super::request::{Request, RequestCost};
 use crate::error::{ProfilerError, Result};
 use crate::experiment::Protocol;
 use crate::profile::Setup;

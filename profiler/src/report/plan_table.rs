@@ -217,5 +217,21 @@ pub fn verdict(study: &Study) -> Vec<String> {
             ));
         }
     }
+    lines.extend(closures(study));
     lines
+}
+
+/// How far modules that are measured apart add up to what strategies take in one piece.
+fn closures(study: &Study) -> Option<String> {
+    let all = study.strategies.iter().zip(&study.costs.closures);
+    let all = all.filter_map(|(strategy, closure)| Some((strategy, (*closure)?)));
+    let by = |a: &(&String, f64), b: &(&String, f64)| a.1.total_cmp(&b.1);
+    let (least, most) = (all.clone().min_by(by)?, all.max_by(by)?);
+    Some(format!(
+        "a group has its share of what each strategy takes in one piece; apart, modules add up to {:.1} % ({}) to {:.1} % ({}) of that",
+        100.0 * least.1,
+        least.0,
+        100.0 * most.1,
+        most.0,
+    ))
 }

@@ -78,6 +78,8 @@ pub(crate) struct SimulatedWorkload {
     /// What it has, and what it says of it.
     cache_bytes: f64,
     caches: Vec<Cache>,
+    /// Seconds that a module takes longer where the program is cut around it.
+    cut_s: Box<dyn Fn(&str) -> f64>,
     /// Seconds of a module's start that are over before one of its kind in front of it has ended.
     overlap_s: f64,
 }
@@ -109,8 +111,15 @@ impl SimulatedWorkload {
             idle_w: device.power_w(device.clock().now_s()),
             cache_bytes: 0.0,
             caches: Vec::new(),
+            cut_s: Box::new(|_| 0.0),
             overlap_s: 0.0,
         }
+    }
+
+    /// On a device that does more of a module where the program is cut around it, by so many seconds.
+    pub(crate) fn costing_more_cut(mut self, cut_s: impl Fn(&str) -> f64 + 'static) -> Self {
+        self.cut_s = Box::new(cut_s);
+        self
     }
 
     /// On a device with a cache that tells `caches` of itself.
@@ -260,9 +269,12 @@ impl Workload for SimulatedWorkload {
     }
 
     fn observe(&mut self, times: &mut ModuleTimes) -> Result<()> {
-        self.run(1, &self.pattern(self.all()));
+        let pattern = self.pattern(self.all()).into_iter().zip(&self.parts);
+        let pattern: Vec<(f64, f64)> =
+            pattern.map(|((run_s, power_w), part)| (run_s + (self.cut_s)(&part.path), power_w)).collect();
+        self.run(1, &pattern);
         let mut start_s = 0.0;
-        let spans = self.modules.iter().zip(&self.parts).map(|((.., duration_s, _), part)| {
+        let spans = pattern.iter().zip(&self.parts).map(|((duration_s, _), part)| {
             let span = Span { module: part.module, steps: 0..1, start_s, duration_s: *duration_s };
             start_s += duration_s;
             span
