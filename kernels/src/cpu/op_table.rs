@@ -122,6 +122,8 @@ pub(super) struct RoundedKernels {
     /// Most rows of `x` that `multiply` takes at once.
     pub(super) rows: usize,
     pub(super) multiply: unsafe fn(&RoundedProduct),
+    /// Several products, one after the other, where the end of one goes on beside the next.
+    pub(super) multiply_in_turn: Option<unsafe fn(&mut dyn Iterator<Item = RoundedProduct>)>,
     /// Whether `multiply` applies the [`Ending`] of a product; otherwise it may be ignored.
     pub(super) ends: bool,
     pub(super) round: unsafe fn(RoundRow<'_>) -> RoundedRow,
@@ -146,6 +148,7 @@ pub(super) const PIECE_BYTES: usize = 64;
 ///
 /// For whoever computes it: the pointers are valid for the elements named below, nobody writes what they point to
 /// meanwhile but `y`, which nobody touches, `1 <= rows <= RoundedKernels::rows`, and `cols` ends in the last panel.
+#[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "hints that not every kernel takes"))]
 pub(super) struct RoundedProduct {
     /// `[pieces, rows, 64]` bytes, `k` padded with zeros.

@@ -6,8 +6,13 @@ use crate::cpu::op_table::{PIECE_BYTES, RoundedKernels, RoundedProduct};
 /// Rows whose sums fit the registers beside the weights.
 const ROWS: usize = 2;
 
-pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply, ends: false, round: crate::cpu::quantize::quantize };
+pub(super) const KERNELS: RoundedKernels = RoundedKernels {
+    rows: ROWS,
+    multiply,
+    multiply_in_turn: None,
+    ends: false,
+    round: crate::cpu::quantize::quantize,
+};
 
 /// # Safety
 ///

@@ -11,14 +11,29 @@ use crate::cpu::op_table::{RoundedKernels, RoundedProduct};
 use crate::cpu::quantize::quantize;
 use crate::cpu::vector::{Arithmetic, Vector};
 
-pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: baseline::ROWS, multiply: baseline::multiply, ends: false, round: quantize };
+pub(super) const KERNELS: RoundedKernels = RoundedKernels {
+    rows: baseline::ROWS,
+    multiply: baseline::multiply,
+    multiply_in_turn: None,
+    ends: false,
+    round: quantize,
+};
 
-pub(super) const DOTPROD_KERNELS: RoundedKernels =
-    RoundedKernels { rows: dotprod::ROWS, multiply: dotprod::multiply, ends: false, round: quantize };
+pub(super) const DOTPROD_KERNELS: RoundedKernels = RoundedKernels {
+    rows: dotprod::ROWS,
+    multiply: dotprod::multiply,
+    multiply_in_turn: None,
+    ends: false,
+    round: quantize,
+};
 
-pub(super) const I8MM_KERNELS: RoundedKernels =
-    RoundedKernels { rows: i8mm::ROWS, multiply: i8mm::multiply, ends: false, round: quantize };
+pub(super) const I8MM_KERNELS: RoundedKernels = RoundedKernels {
+    rows: i8mm::ROWS,
+    multiply: i8mm::multiply,
+    multiply_in_turn: None,
+    ends: false,
+    round: quantize,
+};
 
 /// Scales four finished sums of row `r`, quarter `quarter` of a panel, and writes them to `y`.
 ///

@@ -124,14 +124,15 @@ impl Product<'_> {
     /// All blocks meet some panels before they meet the next ones, which come from memory meanwhile.
     fn task(&self, Task { panels, blocks, ahead, share }: Task) {
         if blocks.len() == 1 {
-            self.multiply(panels, blocks.start, (ptr::null(), 0));
-            return;
+            let product = self.product(panels, blocks.start, (ptr::null(), 0));
+            // SAFETY: as in `multiply`.
+            return unsafe { (self.kernels.multiply)(&product) };
         }
         let weights = if blocks.len() > FEW_BLOCKS { MANY_BLOCKS_WEIGHTS } else { FEW_BLOCKS_WEIGHTS };
         // As equal as can be: a short group at the end would leave the next weights little time to come.
         let groups = panels.len().div_ceil((weights / self.w.panel_size()).max(1));
         let together = panels.len().div_ceil(groups);
-        for first in panels.clone().step_by(together) {
+        let products = panels.clone().step_by(together).flat_map(|first| {
             let end = panels.end.min(first + together);
             let next = ahead.min(end + together) - end;
             // Behind the last weights come those of the next product.
@@ -145,15 +146,30 @@ impl Product<'_> {
                 None => (&[][..], 0),
             };
             let lines = wanted_bytes.div_ceil(LINE_BYTES).div_ceil(blocks.len());
-            for (index, block) in blocks.clone().enumerate() {
+            blocks.clone().enumerate().map(move |(index, block)| {
                 let wanted = wanted.as_ptr().wrapping_add(index * lines * LINE_BYTES);
-                self.multiply(first..end, block, (wanted, lines));
+                self.product(first..end, block, (wanted, lines))
+            })
+        });
+        self.multiply(products);
+    }
+
+    fn multiply(&self, mut products: impl Iterator<Item = RoundedProduct>) {
+        // SAFETY: a `CpuKernels` exists, so the processor has the instruction set; `product` made the products.
+        unsafe {
+            match self.kernels.multiply_in_turn {
+                Some(multiply) => multiply(&mut products),
+                None => products.for_each(|product| (self.kernels.multiply)(&product)),
             }
         }
     }
 
     /// One block of rows times some panels, fetching so many cache lines from somewhere on the side.
-    fn multiply(&self, panels: Range<usize>, block: usize, wanted: (*const u8, usize)) {
+    ///
+    /// `x` and `x_rows` are those of the block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements, a
+    /// residual `m` rows of them; `y` holds `m * n` elements, or a piece for each row and panel, of which only this task touches
+    /// the block's rows in the panels' columns.
+    fn product(&self, panels: Range<usize>, block: usize, wanted: (*const u8, usize)) -> RoundedProduct {
         let (n, width) = (self.w.n(), self.w.panel_width());
         let rows = self.blocks.rows(block);
         let first = panels.start * width;
@@ -178,7 +194,7 @@ impl Product<'_> {
         } else {
             (y.wrapping_add(rows.start * n + first), ptr::null_mut())
         };
-        let product = RoundedProduct {
+        RoundedProduct {
             x: self.x.codes[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
             rows: rows.len(),
             x_rows: self.x.rows[rows.clone()].as_ptr(),
@@ -194,11 +210,6 @@ impl Product<'_> {
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
             ending,
             wanted,
-        };
-        // SAFETY: a `CpuKernels` exists, so the processor has the instruction set. `x` and `x_rows` are those of the
-        // block; the panels exist (asserted) and hold as many pieces; `bias` has `n` elements, a residual `m` rows of them; `y` holds
-        // `m * n` elements, or a piece for each row and panel, of which only this task touches the block's rows in the
-        // panels' columns.
-        unsafe { (self.kernels.multiply)(&product) };
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! What the sums of products end with, while the tiles are at the next ones.
 
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::PANEL_WIDTH;
@@ -14,26 +13,35 @@ use crate::cpu::x86_64::avx512::integer::Columns;
 use crate::cpu::x86_64::avx512::vector::F32x16;
 
 /// Rows whose sums are finished together.
-pub(super) const ROWS_AT_ONCE: usize = 2;
+const ROWS_AT_ONCE: usize = 2;
 
 /// Sums of 32 bits, row by row.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Sums([[i32; PANEL_WIDTH]; 2 * TILE_ROWS]);
 
-/// What a panel's sums end with.
+/// A panel's sums, which become results a few rows at a time.
+///
+/// All at once, results that come from memory to be written would hold up the loads of tiles.
 pub(super) struct Ends {
+    product: RoundedProduct,
     panel: usize,
     columns: [Columns; 2],
     w_scales: [__m512; 2],
+    sums: *const Sums,
+    /// The first row that is not finished.
+    row: usize,
+    /// What is due of the next rows, in parts of a step.
+    due: usize,
 }
 
 impl Ends {
     /// # Safety
     ///
-    /// As [`RoundedProduct`] says; the processor has AVX-512 with BF16.
+    /// As [`RoundedProduct`] says; the processor has AVX-512 with BF16. The sums of the panel's rows are stored, and stay until
+    /// they are finished.
     #[inline(always)]
-    pub(super) unsafe fn new<P: TileProduct>(p: &RoundedProduct, panel: usize) -> Self {
+    pub(super) unsafe fn new<P: TileProduct>(p: &RoundedProduct, panel: usize, sums: *const Sums) -> Self {
         let scales = p.w_scales.wrapping_byte_add(panel * p.panel_stride);
         // SAFETY: scales are readable for whole panels, and the caller's promise is passed on.
         unsafe {
@@ -42,7 +50,45 @@ impl Ends {
             } else {
                 [_mm512_setzero_ps(); 2]
             };
-            Self { panel, columns: [Columns::new(p, panel, 0), Columns::new(p, panel, 1)], w_scales }
+            let columns = [Columns::new(p, panel, 0), Columns::new(p, panel, 1)];
+            Self { product: *p, panel, columns, w_scales, sums, row: 0, due: 0 }
+        }
+    }
+
+    /// Finishes one of so many parts.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline(always)]
+    pub(super) unsafe fn finish_part<P: TileProduct>(&mut self, parts: usize) {
+        self.due += self.product.rows.div_ceil(ROWS_AT_ONCE);
+        if self.due >= parts {
+            let end = self.row + self.due / parts * ROWS_AT_ONCE;
+            self.due %= parts;
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.finish_until::<P>(end) }
+        }
+    }
+
+    /// Finishes what is left.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline(always)]
+    pub(super) unsafe fn finish<P: TileProduct>(&mut self) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.finish_until::<P>(self.product.rows) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish_until<P: TileProduct>(&mut self, end: usize) {
+        let end = end.min(self.product.rows);
+        if self.row < end {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { self.finish_rows::<P>(self.row..end) };
+            self.row = end;
         }
     }
 
@@ -50,14 +96,9 @@ impl Ends {
     ///
     /// # Safety
     ///
-    /// As [`RoundedProduct`] says; the processor has AVX-512 with BF16; the sums of these rows are stored.
+    /// As for [`new`](Self::new).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    pub(super) unsafe fn finish<P: TileProduct>(
-        &self,
-        p: &RoundedProduct,
-        sums: &MaybeUninit<Sums>,
-        rows: Range<usize>,
-    ) {
+    unsafe fn finish_rows<P: TileProduct>(&self, rows: Range<usize>) {
         // The kind is a constant in each of the loops.
         macro_rules! rows {
             ($($kind:ident)?) => {
@@ -66,14 +107,14 @@ impl Ends {
                     let pair = [first, (first + 1).min(rows.end - 1)];
                     // SAFETY: the caller's promise is passed on.
                     unsafe {
-                        let values = self.values::<P>(p, sums, pair);
+                        let values = self.values::<P>(pair);
                         $(let values = activation(ActivationKind::$kind, values);)?
-                        self.store(p, pair, values);
+                        self.store(pair, values);
                     }
                 }
             };
         }
-        match p.ending.activation {
+        match self.product.ending.activation {
             None => rows!(),
             Some(ActivationKind::GeluErf) => rows!(GeluErf),
             Some(ActivationKind::GeluTanh) => rows!(GeluTanh),
@@ -88,16 +129,11 @@ impl Ends {
     ///
     /// # Safety
     ///
-    /// As for [`finish`](Self::finish), for each of the rows.
+    /// As for [`new`](Self::new); there are such rows.
     #[inline(always)]
-    unsafe fn values<P: TileProduct>(
-        &self,
-        p: &RoundedProduct,
-        sums: &MaybeUninit<Sums>,
-        rows: [usize; ROWS_AT_ONCE],
-    ) -> [F32x16; 2 * ROWS_AT_ONCE] {
+    unsafe fn values<P: TileProduct>(&self, rows: [usize; ROWS_AT_ONCE]) -> [F32x16; 2 * ROWS_AT_ONCE] {
         // Rows behind the product's are not initialised.
-        let sums = sums.as_ptr();
+        let (p, sums) = (&self.product, self.sums);
         // SAFETY: there is a scale for each row, whose sums are stored, and the caller's promise is passed on.
         unsafe {
             let mut values = [F32x16(_mm512_setzero_ps()); 2 * ROWS_AT_ONCE];
@@ -117,14 +153,10 @@ impl Ends {
     ///
     /// # Safety
     ///
-    /// As for [`finish`](Self::finish), for each of the rows.
+    /// As for [`new`](Self::new); there are such rows.
     #[inline(always)]
-    unsafe fn store(
-        &self,
-        p: &RoundedProduct,
-        rows: [usize; ROWS_AT_ONCE],
-        values: [F32x16; 2 * ROWS_AT_ONCE],
-    ) {
+    unsafe fn store(&self, rows: [usize; ROWS_AT_ONCE], values: [F32x16; 2 * ROWS_AT_ONCE]) {
+        let p = &self.product;
         // SAFETY: the caller's promise is passed on.
         unsafe {
             for i in 0..ROWS_AT_ONCE {

@@ -21,7 +21,7 @@ const ROWS: usize = 4;
 const PREFETCH_BYTES: usize = 4096;
 
 pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply, ends: false, round: quantize };
+    RoundedKernels { rows: ROWS, multiply, multiply_in_turn: None, ends: false, round: quantize };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize(row: RoundRow<'_>) -> RoundedRow {

@@ -24,8 +24,13 @@ const PREFETCH_BYTES: usize = 4096;
 /// The same for each of [`PANELS`] panels.
 const ACROSS_PREFETCH_BYTES: usize = 2048;
 
-pub(super) const KERNELS: RoundedKernels =
-    RoundedKernels { rows: ROWS, multiply: multiply_madd, ends: true, round: quantize };
+pub(super) const KERNELS: RoundedKernels = RoundedKernels {
+    rows: ROWS,
+    multiply: multiply_madd,
+    multiply_in_turn: None,
+    ends: true,
+    round: quantize,
+};
 
 /// With VNNI.
 pub(super) const VNNI_KERNELS: RoundedKernels = RoundedKernels { multiply: multiply_vnni, ..KERNELS };
