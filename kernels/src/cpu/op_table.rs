@@ -174,6 +174,8 @@ pub(super) struct RoundedProduct {
     /// Added at the end unless null: `cols` elements.
     pub(super) bias: *const f32,
     pub(super) ending: Ending,
+    /// Whether `y` is better written past the caches, which would not hold it until it is read.
+    pub(super) past_caches: bool,
     /// Cache lines that are wanted soon: the first, and how many. Addresses are hints: they need not be valid.
     pub(super) wanted: (*const u8, usize),
 }

@@ -7,7 +7,7 @@ use joulewise_kernels::args::{
     Activate, ActivationKind, Add, Embed, InputRounding, MatMul, Norm, NormKind, ProductOutput,
     RoundedMatMul, Rows, RowsMut,
 };
-use joulewise_kernels::cpu::{CpuKernels, Isa, PackedMatrix, RoundedInput};
+use joulewise_kernels::cpu::{Buffer, CpuKernels, Isa, PackedMatrix, RoundedInput};
 use joulewise_kernels::format::{Block, Format};
 use joulewise_kernels::reference;
 
@@ -380,6 +380,56 @@ fn endings_are_the_operations_they_stand_for() {
                     kernels.matmul(args).unwrap();
                     let what = format!("{} {format} {rounding:?} {activation:?}", kernels.isa());
                     assert_eq!(y, expected, "{what} m={m} n={n} k={k}");
+                }
+            }
+        }
+    }
+}
+
+/// Results that are written past the caches, because there are many, are those that a few of the rows give.
+#[test]
+fn large_results_are_those_of_their_rows() {
+    let mut random = Random(15);
+    for kernels in kernels() {
+        for format in [Format::Bf16, Format::Int8] {
+            // More than 4 MiB of results; a row of the second ends within a cache line.
+            for n in [2048, 2060] {
+                let (m, k) = (515, 70);
+                let (x, residual) = (random.matrix(m, k), random.matrix(m, n));
+                let w = pack(&kernels, format, n, k, &random.values(n * k));
+                let bias = random.values(n);
+                let product = |rows: std::ops::Range<usize>| {
+                    let mut y = Buffer::zeroed(rows.len() * n);
+                    y.fill(f32::NAN);
+                    let part = |matrix: &'_ Matrix| Matrix {
+                        data: matrix.data[rows.start * matrix.stride..].to_vec(),
+                        rows: rows.len(),
+                        ..*matrix
+                    };
+                    let (x, residual) = (part(&x), part(&residual));
+                    let args = MatMul {
+                        x: x.view(),
+                        rounding: InputRounding::PerToken,
+                        w: &w,
+                        bias: Some(&bias),
+                        activation: Some(ActivationKind::Relu),
+                        residual: Some(residual.view()),
+                        next: &[],
+                        y: RowsMut { data: &mut y, rows: rows.len(), cols: n },
+                    };
+                    kernels.matmul(args).unwrap();
+                    y.to_vec()
+                };
+                let y = product(0..m);
+                for first in (0..m).step_by(103) {
+                    let rows = first..m.min(first + 103);
+                    let expected = product(rows.clone());
+                    assert_eq!(
+                        y[rows.start * n..rows.end * n],
+                        expected,
+                        "{} {format} n={n} {first}",
+                        kernels.isa()
+                    );
                 }
             }
         }

@@ -225,6 +225,7 @@ impl BrainProducts {
             cols,
             bias: ptr::null(),
             ending: Ending::NONE,
+            past_caches: false,
             wanted: (ptr::null(), 0),
         };
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set; the sizes are asserted, and products

@@ -25,6 +25,9 @@ const FEW_BLOCKS_WEIGHTS: usize = 384 << 10;
 const MANY_BLOCKS_WEIGHTS: usize = 1 << 19;
 /// Blocks that are few.
 const FEW_BLOCKS: usize = 8;
+/// Bytes of results that are written past the caches: twice a 2 MiB L2. To be written there, each line would come from memory
+/// first, beside weights and inputs, and leave before it is read.
+const LARGE_RESULTS: usize = 4 << 20;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
@@ -209,6 +212,7 @@ impl Product<'_> {
             cols: (panels.len() * width).min(n - first),
             bias: self.bias.map_or(ptr::null(), |bias| bias[first..].as_ptr()),
             ending,
+            past_caches: size_of::<f32>() * self.x.rows.len() * n >= LARGE_RESULTS,
             wanted,
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Ends {
     columns: [Columns; 2],
     w_scales: [__m512; 2],
     sums: *const Sums,
+    /// Whether results are written past the caches.
+    streams: bool,
     /// The first row that is not finished.
     row: usize,
     /// What is due of the next rows, in parts of a step.
@@ -51,7 +53,8 @@ impl Ends {
                 [_mm512_setzero_ps(); 2]
             };
             let columns = [Columns::new(p, panel, 0), Columns::new(p, panel, 1)];
-            Self { product: *p, panel, columns, w_scales, sums, row: 0, due: 0 }
+            let streams = p.past_caches && p.y_pieces.is_null() && columns.iter().all(Columns::are_lines);
+            Self { product: *p, panel, columns, w_scales, sums, streams, row: 0, due: 0 }
         }
     }
 
@@ -164,7 +167,10 @@ impl Ends {
                     self.columns[0].add_residual(rows[i], values[2 * i].0),
                     self.columns[1].add_residual(rows[i], values[2 * i + 1].0),
                 ];
-                if p.y_pieces.is_null() {
+                if self.streams {
+                    self.columns[0].stream(rows[i], low);
+                    self.columns[1].stream(rows[i], high);
+                } else if p.y_pieces.is_null() {
                     self.columns[0].store(rows[i], low);
                     self.columns[1].store(rows[i], high);
                 } else {

@@ -1,5 +1,6 @@
 //! Products of 8-bit integers and of bf16: 32 rows of inputs by a panel of 32 rows of weights, two tiles each.
 
+use std::arch::x86_64::_mm_sfence;
 use std::iter;
 use std::mem::MaybeUninit;
 
@@ -88,7 +89,9 @@ unsafe fn multiply<P: TileProduct>(products: impl Iterator<Item = RoundedProduct
     let sums = sums.as_mut_ptr();
     let (mut turn, mut unfinished): (_, Option<Ends>) = (0, None);
     let mut tiles: Option<(usize, Tiles)> = None;
+    let mut streams = false;
     for p in products {
+        streams |= p.past_caches;
         if tiles.as_ref().is_none_or(|(rows, _)| *rows != p.rows) {
             drop(tiles.take());
             // SAFETY: the process may use tiles; the thread has no others, and they are given back before anything else runs
@@ -122,6 +125,10 @@ unsafe fn multiply<P: TileProduct>(products: impl Iterator<Item = RoundedProduct
     if let Some(mut ends) = unfinished {
         // SAFETY: as above.
         unsafe { ends.finish::<P>() };
+    }
+    if streams {
+        // Stores past the caches are in no order with those that tell other threads of them.
+        _mm_sfence();
     }
 }
 

@@ -390,4 +390,21 @@ impl Columns {
         // SAFETY: row `r` of `y` has the columns that the mask covers.
         unsafe { _mm512_mask_storeu_ps(self.y.wrapping_add(r * self.y_stride), self.columns, results) };
     }
+
+    /// Whether each row has all columns, and they are a cache line.
+    pub(in crate::cpu::x86_64) fn are_lines(&self) -> bool {
+        let is_line = self.y.align_offset(size_of::<__m512>()) == 0 && self.y_stride.is_multiple_of(16);
+        is_line && self.columns == mask(16)
+    }
+
+    /// Writes results of row `r` past the caches; a fence has to follow before other threads are told.
+    ///
+    /// # Safety
+    ///
+    /// As for [`end`](Self::end), and they [are lines](Self::are_lines).
+    #[inline(always)]
+    pub(in crate::cpu::x86_64) unsafe fn stream(&self, r: usize, results: __m512) {
+        // SAFETY: row `r` of `y` has 16 columns and starts at a cache line.
+        unsafe { _mm512_stream_ps(self.y.wrapping_add(r * self.y_stride), results) };
+    }
 }
