@@ -215,8 +215,8 @@ pub enum Op {
 
 /// Work and traffic of a step, counted from shapes, not measured.
 ///
-/// Bytes are compulsory traffic: every operand once, weights in their stored format, the cache in its
-/// own, activations in f32.
+/// Bytes are compulsory traffic: every operand once, each in the format that it is kept in: weights, the cache,
+/// activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts two.
@@ -242,6 +242,8 @@ impl std::ops::AddAssign for Cost {
 pub(crate) struct CostContext<'a> {
     /// Shape of a value as `(rows, cols)`.
     pub(crate) shape: &'a dyn Fn(ValueId) -> (usize, usize),
+    /// Format of a value.
+    pub(crate) format: &'a dyn Fn(ValueId) -> Format,
     /// Stored bytes of a weight.
     pub(crate) weight_bytes: &'a dyn Fn(WeightId) -> usize,
     /// Stored bytes of one row of a table.
@@ -256,13 +258,44 @@ pub(crate) struct CostContext<'a> {
     pub(crate) kv_start: usize,
 }
 
-const F32_BYTES: f64 = 4.0;
-
 impl CostContext<'_> {
-    /// Bytes of so many keys and values, where they are in a cache and where they are not.
-    fn cached_bytes(&self, layer: Option<usize>, elements: f64) -> f64 {
-        let (format, head_dim) = layer.and(self.cache).unwrap_or((Format::F32, 1));
-        elements / head_dim as f64 * format.spec().encoded_bytes(1, head_dim) as f64
+    fn element_bytes(&self, value: ValueId) -> f64 {
+        (self.format)(value).spec().encoded_bytes(1, 1) as f64
+    }
+
+    fn elements(&self, operand: &Operand) -> f64 {
+        ((self.shape)(operand.value).0 * operand.cols) as f64
+    }
+
+    fn written(&self, y: &ValueId) -> f64 {
+        let (rows, cols) = (self.shape)(*y);
+        (rows * cols) as f64
+    }
+
+    /// Bytes of so many keys or values: in the cache where there is one, else where `operand` is.
+    fn cached_bytes(&self, layer: Option<usize>, elements: f64, operand: &Operand) -> f64 {
+        match layer.and(self.cache) {
+            Some((format, head_dim)) => {
+                elements / head_dim as f64 * format.spec().encoded_bytes(1, head_dim) as f64
+            }
+            None => elements * self.element_bytes(operand.value),
+        }
+    }
+
+    /// An op that reads and writes values alone.
+    fn streamed(&self, flops: f64, inputs: &[&Operand], y: Option<&ValueId>) -> Cost {
+        Cost {
+            flops,
+            bytes_read: inputs.iter().map(|x| self.elements(x) * self.element_bytes(x.value)).sum(),
+            bytes_written: y.map_or(0.0, |y| self.written(y) * self.element_bytes(*y)),
+            weight_bytes: 0.0,
+        }
+    }
+
+    /// The same with weights.
+    fn weighted(&self, flops: f64, weight_bytes: f64, inputs: &[&Operand], y: &ValueId) -> Cost {
+        let streamed = self.streamed(flops, inputs, Some(y));
+        Cost { bytes_read: streamed.bytes_read + weight_bytes, weight_bytes, ..streamed }
     }
 }
 
@@ -324,54 +357,40 @@ impl Op {
     /// Transcendental functions count as 8 flops, a normalised element as 8, a pooled or added one as 1; only linears
     /// and attention matter beside them.
     pub(crate) fn cost(&self, context: &CostContext<'_>) -> Cost {
-        let elements = |operand: &Operand| ((context.shape)(operand.value).0 * operand.cols) as f64;
-        let written = |y: &ValueId| {
-            let (rows, cols) = (context.shape)(*y);
-            (rows * cols) as f64
+        let written = |y: &ValueId| context.written(y);
+        let stored = |weight: &WeightId, bias: &Option<WeightId>| {
+            let bias_bytes = bias.map_or(0, |bias| (context.weight_bytes)(bias));
+            ((context.weight_bytes)(*weight) + bias_bytes) as f64
         };
         match self {
             Op::Embed { table, y, .. } => {
                 let rows = (context.shape)(*y).0;
                 let weight_bytes = (rows * (context.row_bytes)(*table)) as f64;
-                Cost {
-                    flops: 0.0,
-                    bytes_read: weight_bytes + 4.0 * rows as f64,
-                    bytes_written: written(y) * F32_BYTES,
-                    weight_bytes,
-                }
+                let mut cost = context.weighted(0.0, weight_bytes, &[], y);
+                // The indices.
+                cost.bytes_read += (rows * size_of::<u32>()) as f64;
+                cost
             }
             Op::Linear { x, weight, bias, y } => {
-                let bias_bytes = bias.map_or(0, |bias| (context.weight_bytes)(bias));
-                let weight_bytes = ((context.weight_bytes)(*weight) + bias_bytes) as f64;
-                Cost {
-                    flops: 2.0 * written(y) * x.cols as f64,
-                    bytes_read: elements(x) * F32_BYTES + weight_bytes,
-                    bytes_written: written(y) * F32_BYTES,
-                    weight_bytes,
-                }
+                context.weighted(2.0 * written(y) * x.cols as f64, stored(weight, bias), &[x], y)
             }
             Op::Norm { x, weight, bias, y, .. } => {
-                let bias_bytes = bias.map_or(0, |bias| (context.weight_bytes)(bias));
-                let weight_bytes = ((context.weight_bytes)(*weight) + bias_bytes) as f64;
-                Cost {
-                    flops: 8.0 * written(y),
-                    bytes_read: elements(x) * F32_BYTES + weight_bytes,
-                    bytes_written: written(y) * F32_BYTES,
-                    weight_bytes,
-                }
+                context.weighted(8.0 * written(y), stored(weight, bias), &[x], y)
             }
-            Op::Activate { x, y, .. } => streamed(8.0 * written(y), elements(x), written(y)),
-            Op::Gate { gate, up, y, .. } => {
-                streamed(9.0 * written(y), elements(gate) + elements(up), written(y))
+            Op::Activate { x, y, .. } => context.streamed(8.0 * written(y), &[x], Some(y)),
+            Op::Gate { gate, up, y, .. } => context.streamed(9.0 * written(y), &[gate, up], Some(y)),
+            Op::Add { a, b, y } => context.streamed(written(y), &[a, b], Some(y)),
+            Op::Rope { x, y, .. } => {
+                let mut cost = context.streamed(3.0 * written(y), &[x], Some(y));
+                // The table, as many elements in f32.
+                cost.bytes_read += context.elements(x) * size_of::<f32>() as f64;
+                cost
             }
-            Op::Add { a, b, y } => streamed(written(y), elements(a) + elements(b), written(y)),
-            Op::Rope { x, y, .. } => streamed(3.0 * written(y), 2.0 * elements(x), written(y)),
             Op::CacheWrite { layer, k, v } => {
-                let moved = elements(k) + elements(v);
-                let bytes_written = context.cached_bytes(Some(*layer), moved);
-                Cost { bytes_written, ..streamed(0.0, moved, 0.0) }
+                let moved = [k, v].map(|x| context.cached_bytes(Some(*layer), context.elements(x), x));
+                Cost { bytes_written: moved.iter().sum(), ..context.streamed(0.0, &[k, v], None) }
             }
-            Op::Attention { q, layer, spec, y, .. } => {
+            Op::Attention { q, k, layer, spec, y, .. } => {
                 // Each query sees `kv_start + i + 1` keys when causal, all of them otherwise, at most a window.
                 let keys = context.kv_start + context.tokens;
                 let visible: f64 = (0..context.tokens)
@@ -383,22 +402,16 @@ impl Op {
                 let pairs = context.batch as f64 * visible * spec.heads as f64;
                 let cache = (context.batch * keys * 2 * spec.kv_heads * spec.head_dim) as f64;
                 let flops = pairs * (4.0 * spec.head_dim as f64 + 8.0);
-                let mut cost = streamed(flops, elements(q), written(y));
-                cost.bytes_read += context.cached_bytes(*layer, cache);
+                let mut cost = context.streamed(flops, &[q], Some(y));
+                cost.bytes_read += context.cached_bytes(*layer, cache, k);
                 cost
             }
-            Op::SelectRows { y, .. } => streamed(0.0, written(y), written(y)),
-            Op::MeanPool { x, y } => streamed(elements(x), elements(x), written(y)),
+            Op::SelectRows { x, y, .. } => {
+                // As many as it keeps.
+                let cost = context.streamed(0.0, &[], Some(y));
+                Cost { bytes_read: written(y) * context.element_bytes(x.value), ..cost }
+            }
+            Op::MeanPool { x, y } => context.streamed(context.elements(x), &[x], Some(y)),
         }
-    }
-}
-
-/// An op without weights: elements read and written, in f32.
-fn streamed(flops: f64, elements_read: f64, elements_written: f64) -> Cost {
-    Cost {
-        flops,
-        bytes_read: elements_read * F32_BYTES,
-        bytes_written: elements_written * F32_BYTES,
-        weight_bytes: 0.0,
     }
 }

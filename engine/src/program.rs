@@ -84,6 +84,8 @@ pub struct Program {
     /// Value that stands for each value: itself, or the input of a selection that keeps everything.
     alias: Vec<ValueId>,
     weight_formats: Arc<[Format]>,
+    /// What each value is kept in.
+    value_formats: Arc<[Format]>,
     /// Of the cache that the program uses, if it does.
     cache_format: Option<Format>,
     whole: [Cut; 1],
@@ -136,6 +138,7 @@ impl Program {
             arena,
             alias,
             weight_formats,
+            value_formats: vec![Format::F32; graph.values.len()].into(),
             cache_format: (key.phase != Phase::Forward).then_some(cache_format),
             whole,
             blocks,
@@ -144,6 +147,11 @@ impl Program {
             sets,
             graph,
         })
+    }
+
+    /// The program on a device that keeps each value of the graph in a format of its own; f32 where nobody says so.
+    pub fn with_value_formats(self, value_formats: Arc<[Format]>) -> Program {
+        Program { value_formats, ..self }
     }
 
     /// A copy in which the same value of every layer has one place of its own: whatever order modules are run in, they find
@@ -277,6 +285,7 @@ impl Program {
     pub fn cost(&self, steps: Range<usize>, kv_start: usize) -> Cost {
         let context = CostContext {
             shape: &|value| self.shape(value),
+            format: &|value| self.value_formats[value.index()],
             weight_bytes: &|weight| self.weight_bytes(weight),
             row_bytes: &|weight| match self.graph.weight(weight).shape {
                 WeightShape::Matrix { n, .. } => self.weight_bytes(weight) / n.max(1),

@@ -366,7 +366,9 @@ impl Session {
             return Ok(());
         }
         let (graph, weight_formats) = (self.graph.clone(), self.weight_formats.clone());
-        let program = Arc::new(Program::lower(graph, key, weight_formats, self.cache_format)?);
+        let program = Program::lower(graph, key, weight_formats, self.cache_format)?;
+        let value_formats = self.model.value_formats(&program);
+        let program = Arc::new(program.with_value_formats(value_formats.into()));
         self.prepared.truncate(PREPARED_PROGRAMS - 1);
         let executable = self.model.prepare(program.clone())?;
         self.prepared.insert(0, Prepared { program, executable });

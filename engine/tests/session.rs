@@ -333,6 +333,15 @@ fn counted_costs_add_up_over_modules() {
         .iter()
         .find(|cut| graph.modules.get(cut.module).path == "layers.0.attn.qkv");
     assert_eq!(program.cost(qkv.unwrap().steps.clone(), 0).flops, (2 * 7 * 24 * 48) as f64);
+    // Activations count in the format that a device keeps them in, weights in theirs.
+    let steps = qkv.unwrap().steps.clone();
+    for (format, bytes) in [(Format::F32, 4), (Format::F16, 2)] {
+        let formats = vec![format; graph.values.len()];
+        let cost = (*program).clone().with_value_formats(formats.into()).cost(steps.clone(), 0);
+        let moved = (cost.bytes_read - cost.weight_bytes, cost.bytes_written);
+        assert_eq!(moved, ((7 * 24 * bytes) as f64, (7 * 48 * bytes) as f64));
+        assert!(cost.weight_bytes >= (24 * 48 * 4) as f64);
+    }
     // Two rotary embeddings, the cache write and attention itself; not the projections around them.
     assert_eq!(program.module_steps(attention).unwrap().len(), 4);
 }

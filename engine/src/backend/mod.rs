@@ -64,6 +64,13 @@ pub trait BackendModel: Send + Sync {
     /// [`crate::EngineError::Unsupported`] for a format that this device does not keep caches in.
     fn cache_format(&self, wanted: Option<Format>) -> Result<Format>;
 
+    /// The format that each value of a program's graph is kept in. Unless a device says more, all are in that of the
+    /// activations.
+    fn value_formats(&self, program: &Program) -> Vec<Format> {
+        let format = self.cache_format(None).unwrap_or(Format::F32);
+        vec![format; program.graph().values.len()]
+    }
+
     /// Memory for keys and values, in a format that [`BackendModel::cache_format`] gave.
     ///
     /// # Errors
