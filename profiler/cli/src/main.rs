@@ -5,6 +5,7 @@
 mod calibration;
 mod commands;
 mod meter;
+mod numbers;
 mod options;
 mod output;
 mod self_test;
@@ -55,7 +56,17 @@ enum Verdict {
 }
 
 fn main() -> ExitCode {
-    let result = match CommandLine::parse().command {
+    let line = match numbers::parse::<CommandLine>() {
+        Ok(line) => line,
+        Err(error) => match numbers::refusal(&error) {
+            Some(sentence) => {
+                output::complain(&anyhow::Error::msg(sentence));
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
+    let result = match line.command {
         Command::Profile(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Study(command) => command.run(),

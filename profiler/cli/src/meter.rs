@@ -9,7 +9,7 @@ use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
 use joulewise_profiler::sensor::{SearchPaths, discover};
 
-use crate::output;
+use crate::{numbers, output};
 
 /// Where energy figures come from.
 #[derive(Args, Clone)]
@@ -19,7 +19,7 @@ pub(crate) struct MeterOptions {
     #[arg(long)]
     power_log: Option<PathBuf>,
     /// Seconds to add to the log's clock to get this machine's.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, requires = "power_log")]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, requires = "power_log", value_parser = numbers::offset)]
     power_log_offset: f64,
     /// A file that is written 1 while the load of `--marker` runs and 0 between: the value of a GPIO line that is wired
     /// to a digital input of an external meter.

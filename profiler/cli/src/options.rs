@@ -3,6 +3,8 @@
 use clap::{Args, ValueEnum};
 use joulewise_engine::{Format, Strategy};
 
+use crate::numbers;
+
 /// Which model, where and how precisely.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
@@ -29,14 +31,14 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) calibrate: Option<std::path::PathBuf>,
     /// Threads of the CPU backend; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::threads)]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// What keys and values of a decoder are kept in: f32, f16, or int8 with a scale per head and token; by default as
     /// the device keeps activations, f32 on the CPU.
     #[arg(long, value_name = "FORMAT", value_parser = cache_format)]
     pub(crate) kv_cache: Option<Format>,
     /// Tokens a sequence can grow to; what the model was trained for by default, at most 4096.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::number)]
     pub(crate) context: Option<usize>,
 }
 

@@ -227,9 +227,85 @@ fn calibration() {
     let text = directory.path().join("text");
     fs::write(&text, "\n \n").unwrap();
     assert!(refuse(&["--calibrate", text.to_str().unwrap()]).contains("holds no text"));
-    // What the command line itself refuses is said in clap's words, with a hint behind it.
-    let unknown = joulewise(&["verify", "demo:gpt2", "--strategy", "int7"]);
-    assert!(unknown.code == 2 && unknown.stderr.contains("int8-dynamic"), "{}", unknown.stderr);
+    assert!(refused(&["verify", "demo:gpt2", "--strategy", "int7"]).contains("int8-dynamic"));
+}
+
+/// A command, and its options that take counts, numbers that may be 0, and figures above 0.
+struct Numbers<'a> {
+    command: &'a [&'a str],
+    counts: &'a [&'a str],
+    numbers: &'a [&'a str],
+    figures: &'a [&'a str],
+}
+
+/// Every number that the program takes, with values of which it has to say what it expects.
+#[test]
+fn numbers_that_mean_nothing() {
+    const NO_NUMBERS: [&str; 5] = ["-1", "x", "", "1e99", "18446744073709551616"];
+    let of_commands = [
+        Numbers {
+            command: &["plan"],
+            counts: &["--texts", "--verify-texts", "--batch", "--tokens", "--rounds", "--threads"],
+            numbers: &["--generate", "--random-plans", "--seed", "--context"],
+            figures: &["--max-loss", "--max-bytes", "--max-seconds", "--time-limit"],
+        },
+        Numbers {
+            command: &["profile", "demo:gpt2"],
+            counts: &["--batch", "--tokens", "--trials", "--iterations"],
+            numbers: &["--replays", "--seed"],
+            figures: &["--target-ci", "--time-limit"],
+        },
+        Numbers {
+            command: &["study"],
+            counts: &["--rounds", "--threads"],
+            numbers: &["--seed"],
+            figures: &["--seconds"],
+        },
+        Numbers {
+            command: &["generate", "demo:gpt2", "x"],
+            counts: &["--top-k"],
+            numbers: &["--max-tokens", "--seed"],
+            figures: &[],
+        },
+        Numbers {
+            command: &["bench", "model", "demo:gpt2"],
+            counts: &["--batch", "--prompt"],
+            numbers: &["--generate"],
+            figures: &["--seconds"],
+        },
+    ];
+    for Numbers { command, counts, numbers, figures } in of_commands {
+        let refuse = |option: &str, value: &str, expected: &str| {
+            let sentence = refused(&[command, &[option, value]].concat());
+            assert!(sentence.starts_with(&format!("error: {option} {value}: expected ")), "{sentence}");
+            assert!(sentence.contains(expected), "{sentence}");
+        };
+        for option in counts {
+            refuse(option, "0", "a whole number from 1 to ");
+            NO_NUMBERS.iter().for_each(|value| refuse(option, value, "a whole number from 1 to "));
+        }
+        for option in numbers {
+            NO_NUMBERS.iter().for_each(|value| refuse(option, value, "a whole number from 0 to "));
+        }
+        for option in figures {
+            for value in ["0", "-0.5", "x", "", "nan", "inf", "-1e999"] {
+                refuse(option, value, " above 0");
+            }
+        }
+    }
+    assert!(refused(&["verify", "demo:gpt2", "--threads", "1025"]).contains("from 1 to 1024"));
+    assert!(refused(&["verify", "demo:gpt2", "--bound", "-1"]).contains("a number from 0 on"));
+    let reprice = ["reprice", "/tmp", "--power-log", "x"];
+    assert!(refused(&[&reprice[..], &["--offset", "inf"]].concat()).contains("expected seconds"));
+    assert!(refused(&[&reprice[..], &["--systematic", "-0.1"]].concat()).contains("a number from 0 on"));
+    // A sentence for everything else that has a value, and for what is too much for the machine or the model.
+    assert!(
+        refused(&["generate", "demo:gpt2", "x", "--top-p", "2"]).starts_with("error: --top-p 2: expected ")
+    );
+    assert!(refused(&["generate", "demo:gpt2", "x", "--temperature", "-1"]).contains("expected a number"));
+    assert!(
+        refused(&["profile", "demo:gpt2", "--tokens", "1000000", "--out", "/tmp"]).contains("room for: 255")
+    );
 }
 
 #[test]

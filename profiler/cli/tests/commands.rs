@@ -109,6 +109,29 @@ fn profile_writes_its_files_and_its_rows_add_up_to_the_modules_time() {
     for file in ["profile.json", "layers.csv", "report.html", "trace.json"] {
         assert!(fs::metadata(directory.path().join(file)).unwrap().len() > 1000, "{file}");
     }
+    let again = directory.path().join("again");
+    let written = document(&["report", out, "--out", again.to_str().unwrap(), "--json"]);
+    let files = written["files"].as_array().unwrap();
+    assert!(files.iter().any(|file| file.as_str().unwrap().ends_with("report.html")));
+    for file in files {
+        assert!(fs::metadata(file.as_str().unwrap()).unwrap().len() > 0, "{file}");
+    }
+    // A log that ended long before the profile begins has no joules for it.
+    let log = directory.path().join("power.csv");
+    fs::write(&log, "time,watts\n0,10\n1,10\n2,10\n").unwrap();
+    let repriced = document(&[
+        "reprice",
+        out,
+        "--power-log",
+        log.to_str().unwrap(),
+        "--out",
+        again.to_str().unwrap(),
+        "--json",
+    ]);
+    assert_eq!((&repriced["offset_s"], &repriced["correlation"]), (&0.0.into(), &Value::Null));
+    let repriced = fs::read(again.join("profile.json")).unwrap();
+    let repriced: Value = serde_json::from_slice(&repriced).unwrap();
+    assert!(repriced["models"][0]["phases"][0]["whole"]["energy"]["energy_j"].is_null());
     let page = directory.path().join("comparison.html");
     let run = joulewise(&["compare", out, out, "--html", page.to_str().unwrap()]);
     assert_eq!(run.code, 0, "{}", run.stderr);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::options::ModelOptions;
 use crate::session::open;
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Continue a prompt.
 #[derive(Args)]
@@ -20,19 +20,19 @@ pub(crate) struct Generate {
     /// The text to continue.
     prompt: String,
     /// New tokens at most.
-    #[arg(long, short = 'n', default_value_t = 64)]
+    #[arg(long, short = 'n', default_value_t = 64, value_parser = numbers::number)]
     max_tokens: usize,
     /// Randomness; 0 takes the most likely token every time.
     #[arg(long, default_value_t = 0.0, value_parser = temperature)]
     temperature: f32,
     /// Draw from this many of the most likely tokens only.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     top_k: Option<NonZeroUsize>,
     /// Draw from the most likely tokens that together have this probability.
     #[arg(long, value_parser = probability)]
     top_p: Option<f32>,
     /// Begin of the random stream.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed)]
     seed: u64,
     /// Print one JSON document at the end instead of the text as it comes.
     #[arg(long)]

@@ -30,7 +30,7 @@ use crate::meter::{MeterOptions, start};
 use crate::options::RunOptions;
 use crate::session::{Chosen, Opened, place};
 use crate::stages::Stages;
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Rounds of a measurement that only a limit of time ends.
 const MOST_ROUNDS: usize = 20;
@@ -56,37 +56,37 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "FILE", requires = "data")]
     verify_data: Option<PathBuf>,
     /// Texts to plan on: sentences, or windows of --tokens tokens.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     texts: Option<NonZeroUsize>,
     /// Texts to verify on.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     verify_texts: Option<NonZeroUsize>,
     /// Mean divergence (KL) from the reference that the plan may have, in nats per answer.
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = numbers::amount)]
     max_loss: f64,
     /// What the plan is to use least of: joules or seconds of a request, or bytes of the weights.
     #[arg(long, value_enum, default_value = "energy")]
     minimize: Minimize,
     /// Bytes that the weights may have.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::amount)]
     max_bytes: Option<f64>,
     /// Seconds that a request may take.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seconds)]
     max_seconds: Option<f64>,
     /// Strategies to choose from, separated by commas; all by default.
     #[arg(long, value_delimiter = ',')]
     strategies: Vec<Strategy>,
     /// Sequences of a request.
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", value_parser = numbers::count)]
     batch: NonZeroUsize,
     /// Tokens of a prompt, or of an encoder's input.
-    #[arg(long, default_value = "128")]
+    #[arg(long, default_value = "128", value_parser = numbers::count)]
     tokens: NonZeroUsize,
     /// Tokens that a decoder generates behind it.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = numbers::number)]
     generate: usize,
     /// Rounds of each measurement of energy; each runs a format twice and the reference twice, in turns.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     rounds: Option<NonZeroUsize>,
     /// Take energies per layer by regression instead of by share of time: right where layers differ in power, and many
     /// times as long. Always so on a GPU, which does something else when it is stopped between layers.
@@ -95,13 +95,13 @@ pub(crate) struct Plan {
     /// Seconds after which no round of an energy measurement ends if it can be helped: 3 rounds of regression, one of
     /// random plans and one of the plan are gone through whatever the time. There are as many rounds as fit, up to
     /// --rounds (20 by default then).
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seconds)]
     time_limit: Option<f64>,
     /// Random plans that test whether losses and savings add up.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::number)]
     random_plans: Option<usize>,
     /// Seed of all that is random.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed)]
     seed: u64,
     /// A coarse answer: fewer texts, rounds and random plans.
     #[arg(long)]
@@ -138,12 +138,6 @@ impl From<Minimize> for Objective {
 impl Plan {
     pub(crate) fn run(mut self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
-        if let Some(limit_s) = self.time_limit.filter(|limit_s| !limit_s.is_finite() || *limit_s <= 0.0) {
-            bail!("--time-limit {limit_s}: expected seconds above 0");
-        }
-        if !(self.max_loss > 0.0 && self.max_loss.is_finite()) {
-            bail!("--max-loss {} is no divergence: expected nats above 0", self.max_loss);
-        }
         let interrupted = catch_interrupt()?;
         let pins = self.run.plan.take();
         let chosen = Chosen::new(&self.run)?;

@@ -25,7 +25,7 @@ use crate::commands::show_table;
 use crate::meter::{MeterOptions, start};
 use crate::options::RunOptions;
 use crate::session::{Chosen, Opened, place};
-use crate::{Verdict, output, self_test};
+use crate::{Verdict, numbers, output, self_test};
 
 /// What is profiled when no model is named.
 const DEMOS: [&str; 2] = ["demo:distilbert", "demo:gpt2"];
@@ -44,27 +44,27 @@ pub(crate) struct Profile {
     #[command(flatten)]
     meter: MeterOptions,
     /// Sequences per iteration.
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", value_parser = numbers::count)]
     batch: NonZeroUsize,
     /// Tokens per sequence: of an encoder's input, of a decoder's prompt, and thus in the cache while decoding.
-    #[arg(long, default_value = "128")]
+    #[arg(long, default_value = "128", value_parser = numbers::count)]
     tokens: NonZeroUsize,
     /// Trials of each measurement.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     trials: Option<NonZeroUsize>,
     /// Iterations per trial; enough for the sensor to resolve by default. `--trials 5 --iterations 300` is the classic
     /// protocol.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::count)]
     iterations: Option<NonZeroUsize>,
     /// Rounds go on until the 95 % intervals of the whole and of every class of modules above 2 % of it are this
     /// narrow, relative to the figure.
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = numbers::amount)]
     target_ci: f64,
     /// Seconds per phase after which no further round begins, once there are two.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seconds)]
     time_limit: Option<f64>,
     /// Trials of each module by itself, beside the attribution by regression; 0 for none.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::number)]
     replays: Option<usize>,
     /// Measure only this phase of a decoder.
     #[arg(long, value_enum)]
@@ -79,7 +79,7 @@ pub(crate) struct Profile {
     #[arg(long)]
     marker: bool,
     /// Seed of the order of trials.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed)]
     seed: u64,
     /// A coarse look in a few seconds.
     #[arg(long)]

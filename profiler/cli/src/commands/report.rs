@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use joulewise_profiler::report;
+use serde::Serialize;
 
 use crate::commands::compare::read;
 use crate::{Verdict, output};
@@ -17,13 +18,24 @@ pub(crate) struct Report {
     /// Folder for the files; the same by default.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Written {
+    files: Vec<PathBuf>,
 }
 
 impl Report {
     pub(crate) fn run(self) -> Result<Verdict> {
         let profile = read(&self.folder)?;
-        for file in report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)? {
-            output::line(format!("wrote {}", file.display()))?;
+        let files = report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)?;
+        if self.json {
+            output::json(&Written { files })?;
+        } else {
+            files.iter().try_for_each(|file| output::line(format!("wrote {}", file.display())))?;
         }
         Ok(Verdict::Passed)
     }

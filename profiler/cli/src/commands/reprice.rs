@@ -9,9 +9,10 @@ use joulewise_profiler::recording::Recording;
 use joulewise_profiler::report;
 use joulewise_profiler::reprice::reprice;
 use joulewise_profiler::sensor::power_log::PowerLogOptions;
+use serde::Serialize;
 
 use crate::commands::compare::read;
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Replace the energies of a profile by those of an external meter's recording; windows and times stay.
 #[derive(Args)]
@@ -22,7 +23,7 @@ pub(crate) struct Reprice {
     #[arg(long, value_name = "FILE")]
     power_log: PathBuf,
     /// Seconds to add to the recording's clock to get the calendar time of the profiled machine.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_parser = numbers::offset)]
     offset: f64,
     /// Find the offset from the load itself: the profile's windows of load and rest against the recording's power.
     #[arg(long, conflicts_with = "offset")]
@@ -31,11 +32,23 @@ pub(crate) struct Reprice {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["offset", "align"])]
     align_line: Option<String>,
     /// Relative systematic error of the meter.
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = numbers::relative)]
     systematic: f64,
     /// Folder for the files; the same by default.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Repriced {
+    /// Seconds that were added to the recording's clock.
+    offset_s: f64,
+    /// Correlation of the load with the recording's power, where that told the offset.
+    correlation: Option<f64>,
+    files: Vec<PathBuf>,
 }
 
 impl Reprice {
@@ -45,17 +58,24 @@ impl Reprice {
             self.power_log.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let options = PowerLogOptions { name, offset_s: self.offset, systematic_relative: self.systematic };
         let mut recording = Recording::open(&self.power_log, &options)?;
+        let mut repriced = Repriced { offset_s: self.offset, correlation: None, files: Vec::new() };
         if self.align || self.align_line.is_some() {
             let alignment = align(&profile, &recording, self.align_line.as_deref())?;
             recording.shift(alignment.offset_s);
-            output::line(format!(
-                "aligned: {:+.4} s on the recording's clock, correlation with the load {:.3}",
-                alignment.offset_s, alignment.correlation
-            ))?;
+            (repriced.offset_s, repriced.correlation) = (alignment.offset_s, Some(alignment.correlation));
+            if !self.json {
+                output::line(format!(
+                    "aligned: {:+.4} s on the recording's clock, correlation with the load {:.3}",
+                    alignment.offset_s, alignment.correlation
+                ))?;
+            }
         }
         reprice(&mut profile, &recording)?;
-        for file in report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)? {
-            output::line(format!("wrote {}", file.display()))?;
+        repriced.files = report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)?;
+        if self.json {
+            output::json(&repriced)?;
+        } else {
+            repriced.files.iter().try_for_each(|file| output::line(format!("wrote {}", file.display())))?;
         }
         Ok(Verdict::Passed)
     }

@@ -10,7 +10,7 @@ use joulewise_models::golden::{Golden, Verification};
 
 use crate::options::ModelOptions;
 use crate::session::open;
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Compare logits, hidden states and greedy text with the reference tensors beside a model.
 #[derive(Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Verify {
     #[arg(long)]
     golden: Option<PathBuf>,
     /// Largest NMSE that passes; by default what the rounding of the weights' format explains.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::relative)]
     bound: Option<f64>,
     /// Print one JSON document.
     #[arg(long)]

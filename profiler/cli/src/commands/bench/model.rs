@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::meter::{MeterOptions, start};
 use crate::options::ModelOptions;
 use crate::session::{Opened, open};
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Time a model's prompt and its single steps, and meter their energy.
 ///
@@ -27,16 +27,16 @@ pub(crate) struct ModelBench {
     #[command(flatten)]
     meter: MeterOptions,
     /// Sequences.
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", value_parser = numbers::count)]
     batch: NonZeroUsize,
     /// Tokens of each prompt, or of each input of an encoder.
-    #[arg(long, default_value = "128")]
+    #[arg(long, default_value = "128", value_parser = numbers::count)]
     prompt: NonZeroUsize,
     /// Tokens to generate behind it.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = numbers::number)]
     generate: usize,
     /// Seconds that each phase is run for.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = numbers::seconds)]
     seconds: f64,
     /// Print JSON.
     #[arg(long)]

@@ -20,7 +20,7 @@ use super::profile::{catch_interrupt, prepare_folder};
 use super::show_table;
 use crate::meter::MeterOptions;
 use crate::options::Device;
-use crate::{Verdict, output};
+use crate::{Verdict, numbers, output};
 
 /// Compare small encoders in several strategies: energy, time, accuracy, size, CPU share and peak memory per sentence.
 ///
@@ -46,18 +46,18 @@ pub(crate) struct Study {
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// Threads of the CPU backend; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::threads)]
     threads: Option<std::num::NonZeroUsize>,
     #[command(flatten)]
     meter: MeterOptions,
     /// Trials of each model in each strategy.
-    #[arg(long, default_value = "3")]
+    #[arg(long, default_value = "3", value_parser = numbers::count)]
     rounds: std::num::NonZeroUsize,
     /// Seconds that a trial measures at least.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = numbers::seconds)]
     seconds: f64,
     /// Seed of the order of trials.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed)]
     seed: u64,
     /// Go on with the interrupted study in the folder: trials that were done are not run again.
     #[arg(long)]
@@ -78,9 +78,6 @@ impl Study {
         if let [model, strategy] = &self.trial[..] {
             output::json(&self.measure(model, strategy.parse()?)?)?;
             return Ok(Verdict::Passed);
-        }
-        if !(self.seconds > 0.0 && self.seconds.is_finite()) {
-            bail!("--seconds {} is no length: expected more than 0", self.seconds);
         }
         // What is wrong with the data or a name is said before anything is measured.
         let sentences = self.sentences()?;
