@@ -30,15 +30,14 @@ const WINDOW_S: f64 = 0.1;
 /// Spacing of the log.
 const STEP_S: f64 = 0.1e-3;
 
-/// A profile whose sensor knows nothing of the device.
-fn estimated(device: &SimulatedDevice) -> Profile {
+/// A profile, in simulated time, where nobody oversleeps, whose sensor knows nothing of the device.
+fn estimated(clock: &Arc<SimulatedClock>, device: &SimulatedDevice) -> Profile {
     let mut protocol = Protocol::quick();
     protocol.trials = 2;
+    protocol.max_trials = 2;
     protocol.min_window_s = WINDOW_S;
     protocol.replay_min_window_s = WINDOW_S;
-    protocol.idle_s = 0.05;
-    protocol.warm_up_limit_s = 0.05;
-    let meter = EnergyMeter::start(vec![Box::new(Estimator::of_this_cpu())]);
+    let meter = EnergyMeter::simulated(clock, vec![Box::new(Estimator::of_this_cpu())]);
     let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
     let mut result = Profile::new(&meter, MeteredDevice::Cpu, protocol.clone());
     result.add_model(ModelSummary::default(), "simulated device");
@@ -62,13 +61,15 @@ fn export(device: &SimulatedDevice, path: &Path, start_s: f64, end_s: f64) {
 
 #[test]
 fn a_log_exported_afterwards_takes_the_place_of_the_sensors() {
-    let device = SimulatedDevice::new(IDLE_W);
-    let start_s = clock::now_s();
-    let mut repriced = estimated(&device);
+    let clock = SimulatedClock::new();
+    let device = SimulatedDevice::on(clock.clone(), IDLE_W);
+    let start_s = 4.5;
+    clock.wait_until(start_s);
+    let mut repriced = estimated(&clock, &device);
     let times_before = repriced.models[0].phases[0].whole.time;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("export.csv");
-    export(&device, &path, start_s, clock::now_s() + 0.1);
+    export(&device, &path, start_s, clock.now_s() + 0.1);
     let options = PowerLogOptions {
         name: "external meter".to_owned(),
         offset_s: clock::to_unix_s(start_s),
@@ -79,9 +80,8 @@ fn a_log_exported_afterwards_takes_the_place_of_the_sensors() {
     assert_eq!(phase.whole.time, times_before, "times are not the meter's business");
     for (row, (path, .., duration_s, power_w)) in phase.modules.iter().zip(MODULES) {
         let replay = row.replay.as_ref().unwrap();
-        // At each end of a window, power is blurred over one step at most 60 W high; what the test's thread overslept
-        // (20 ms at most) is idle.
-        let tolerance_w = (2.0 * STEP_S * 60.0 + 0.02 * IDLE_W) / WINDOW_S;
+        // At each end of a window, power is blurred over one step at most 60 W high.
+        let tolerance_w = 2.0 * STEP_S * 60.0 / WINDOW_S;
         let error_j = (replay.energy_j.unwrap() - power_w * duration_s).abs();
         assert!(error_j <= tolerance_w * duration_s, "{path}: {replay:?}");
         assert_eq!((replay.provenance, replay.sensor.as_str()), (Provenance::Measured, "external meter"));
@@ -95,8 +95,9 @@ fn a_log_exported_afterwards_takes_the_place_of_the_sensors() {
 
 #[test]
 fn windows_beside_the_log_become_unresolved() {
-    let device = SimulatedDevice::new(IDLE_W);
-    let mut repriced = estimated(&device);
+    let clock = SimulatedClock::new();
+    let device = SimulatedDevice::on(clock.clone(), IDLE_W);
+    let mut repriced = estimated(&clock, &device);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other-day.csv");
     fs::write(&path, "time,watts\n1500000000,5\n1500000001,5\n1500000002,5\n").unwrap();
@@ -108,7 +109,7 @@ fn windows_beside_the_log_become_unresolved() {
 
 #[test]
 fn a_log_that_counts_from_its_own_begin_is_aligned_by_the_load() {
-    // In simulated time, where nobody oversleeps, and nothing but the rest before, between and after tells.
+    // Nothing but the rest before, between and after tells.
     let clock = SimulatedClock::new();
     clock.wait_until(5.0);
     let device = SimulatedDevice::on(clock.clone(), IDLE_W);
