@@ -58,6 +58,6 @@ pub fn generate(
         if session.lengths()[0] as usize == session.context() {
             return Ok(StopReason::ContextFull);
         }
-        token = sampler.sample(session.decode(&[token])?.row(0));
+        token = session.decode_next(&[token], std::slice::from_mut(sampler))?[0];
     }
 }

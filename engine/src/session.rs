@@ -20,6 +20,7 @@ use crate::op::ValueId;
 use crate::precision::PrecisionPlan;
 use crate::program::{Phase, Program, ProgramKey, stored_bytes};
 use crate::repetition::{Repetition, SweepProgram};
+use crate::sampler::Sampler;
 use crate::weight::WeightSource;
 
 pub use observed::Observed;
@@ -234,6 +235,24 @@ impl Session {
     /// sequence is full.
     pub fn decode(&mut self, tokens: &[u32]) -> Result<Output<'_>> {
         self.observed(&mut Unobserved).decode(tokens)
+    }
+
+    /// Appends one token to every sequence and draws the one behind it, with a sampler for each sequence. The tokens are
+    /// those that the samplers would draw from [`Session::decode`]'s logits; a device that draws by itself keeps these.
+    ///
+    /// # Errors
+    /// As [`Session::decode`].
+    pub fn decode_next(&mut self, tokens: &[u32], samplers: &mut [Sampler]) -> Result<Vec<u32>> {
+        if samplers.len() != tokens.len() {
+            let (expected, got) = (tokens.len(), samplers.len());
+            return Err(EngineError::BatchShape { what: "list of samplers", expected, got });
+        }
+        self.observed(&mut Unobserved).append(tokens)?;
+        let draws: Vec<_> = samplers.iter_mut().map(Sampler::draw).collect();
+        let Some(Prepared { executable, .. }) = self.prepared.first_mut() else {
+            return Err(EngineError::Unsupported("nothing was run yet".to_owned()));
+        };
+        executable.sample(self.graph.output, &draws)
     }
 
     /// The last run's program.

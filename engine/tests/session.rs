@@ -9,8 +9,8 @@ use std::sync::Arc;
 use joulewise_engine::{
     ActivationKind, Attention, AttentionSpec, CpuBackend, EngineError, Format, ForwardOptions, Granularity,
     IndexInput, Linear, ModelBuilder, ModelGraph, ModuleId, ModuleKind, Norm, Observer, OutputKind,
-    PositionRule, Program, Sampler, Sampling, Session, SessionOptions, Span, StopReason, StopRule, Strategy,
-    Sweeps, TokenBatch, generate,
+    PositionRule, Program, Sampler, SamplingRule, Session, SessionOptions, Span, StopReason, StopRule,
+    Strategy, Sweeps, TokenBatch, generate,
 };
 use joulewise_kernels::cpu::{CpuKernels, Isa, ThreadPool};
 
@@ -366,7 +366,7 @@ fn hidden_states_are_kept_when_asked_for() {
 fn generation_stops_for_each_of_its_reasons() {
     let graph = tiny::decoder();
     let mut session = tiny::open(&graph);
-    let mut sampler = Sampler::new(Sampling::Greedy);
+    let mut sampler = Sampler::greedy();
     let mut tokens = vec![];
     let stop = StopRule { max_tokens: 5, end_tokens: vec![] };
     let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |token| {
@@ -382,6 +382,28 @@ fn generation_stops_for_each_of_its_reasons() {
     assert_eq!(reason, StopReason::ContextFull);
     let reason = generate(&mut session, &PROMPT, &mut sampler, &stop, |_| false).unwrap();
     assert_eq!(reason, StopReason::Interrupted);
+}
+
+#[test]
+fn decoding_draws_what_samplers_draw_from_the_logits() {
+    let graph = tiny::decoder();
+    let mut session = tiny::open(&graph);
+    let rule = SamplingRule { temperature: 0.8, top_k: Some(20), top_p: Some(0.9) };
+    let mut samplers = [Sampler::new(rule, 1), Sampler::greedy(), Sampler::new(rule, 2)];
+    let mut beside = samplers.clone();
+    let batch = TokenBatch::padded(&[&PROMPT[..3], &PROMPT, &PROMPT[2..]], 0).unwrap();
+    session.prefill(&batch).unwrap();
+    let mut tokens = vec![1, 2, 3];
+    for _ in 0..8 {
+        let next = session.decode_next(&tokens, &mut samplers).unwrap();
+        let logits = session.output().unwrap();
+        let expected: Vec<u32> =
+            beside.iter_mut().enumerate().map(|(row, sampler)| sampler.sample(logits.row(row))).collect();
+        assert_eq!(next, expected);
+        tokens = next;
+    }
+    let refused = session.decode_next(&tokens, &mut samplers[..2]);
+    assert!(matches!(refused, Err(EngineError::BatchShape { expected: 3, got: 2, .. })));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`format`](mod@format): the number formats weights are stored in, one table, one file each.
 //! - [`reference`](mod@reference): every operation again, slow and obviously right; the oracle of the tests.
+//! - [`sampling`](mod@sampling): drawing a token from logits, the same one on every device.
 //! - [`cpu`]: the fast ones. [`CpuKernels`](cpu::CpuKernels) is a table of functions for one instruction set,
 //!   chosen once at run time, and the threads they run on.
 //! - [`cuda`]: the same for NVIDIA GPUs, compiled at load for the one at hand.
@@ -44,6 +45,7 @@ pub mod cuda;
 pub mod error;
 pub mod format;
 pub mod reference;
+pub mod sampling;
 
 pub use error::{KernelError, Result};
 #[doc(no_inline)]

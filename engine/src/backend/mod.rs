@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use joulewise_kernels::format::Format;
+use joulewise_kernels::sampling::{Draw, sample};
 
 use crate::error::Result;
 use crate::graph::ModelGraph;
@@ -147,6 +148,16 @@ pub trait Executable: ValueReader + Send {
     ) -> Option<Vec<Range<usize>>> {
         let _ = (inputs, cache);
         None
+    }
+
+    /// Draws a token from each row of a value, which has as many rows as there are draws.
+    ///
+    /// # Errors
+    /// As [`ValueReader::read`].
+    fn sample(&mut self, value: ValueId, draws: &[Draw]) -> Result<Vec<u32>> {
+        let (logits, mut candidates) = (self.read(value)?, Vec::new());
+        let rows = logits.chunks((logits.len() / draws.len().max(1)).max(1));
+        Ok(rows.zip(draws).map(|(logits, draw)| sample(logits, draw, &mut candidates)).collect())
     }
 
     /// Puts a value where later steps read it, as if a step had written it: `data [rows, cols]`, row-major.

@@ -90,6 +90,13 @@ impl<'s> Observed<'s, '_> {
     /// As there, and those of the observer.
     pub fn decode(self, tokens: &[u32]) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
+        Observed { session: &mut *session, observer }.append(tokens)?;
+        session.output()
+    }
+
+    /// Decodes, and leaves the logits where they are.
+    pub(super) fn append(self, tokens: &[u32]) -> Result<()> {
+        let Observed { session, observer } = self;
         let cache = session.cache.as_ref().ok_or_else(no_cache)?;
         if tokens.len() != cache.lengths.len() {
             let (expected, got) = (cache.lengths.len(), tokens.len());
@@ -113,7 +120,7 @@ impl<'s> Observed<'s, '_> {
                 *length += 1;
             }
         }
-        session.output()
+        Ok(())
     }
 
     /// Runs the last program once more with the same inputs; the cache stays as long as it was.

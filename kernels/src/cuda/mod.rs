@@ -14,6 +14,7 @@ mod norm;
 pub mod peer;
 mod rope;
 mod rows;
+mod sampling;
 pub mod source;
 
 use std::sync::Arc;

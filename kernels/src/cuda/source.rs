@@ -75,6 +75,7 @@ pub static SOURCES: &[Source] = &[
     source!("attention_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_SOFTMAX),
     source!("attention.cu"),
     source!("rows.cu"),
+    source!("sampling.cu"),
     source!("norm.cu", None, None, ROW),
     source!("rope.cu"),
     source!("gemv.cu", None, None, ROW),

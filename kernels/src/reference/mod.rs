@@ -11,6 +11,7 @@ mod norm;
 mod quantize;
 mod rope;
 mod rows;
+mod sampling;
 mod softmax;
 
 pub use activation::{activate, activation, erf, gate};
@@ -22,6 +23,7 @@ pub use quantize::round_inputs;
 pub(crate) use quantize::round_row;
 pub use rope::rope;
 pub use rows::{add, mean_pool, select_rows};
+pub use sampling::sample;
 pub use softmax::{argmax, softmax};
 
 use crate::args::{Rows, RowsMut};

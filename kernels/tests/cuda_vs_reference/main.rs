@@ -7,6 +7,7 @@ mod attention;
 mod matmul;
 mod rotary;
 mod rows;
+mod sampling;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

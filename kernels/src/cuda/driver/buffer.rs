@@ -12,6 +12,7 @@ use super::{Context, CudaError, Result};
 pub trait Plain: bytemuck::Pod + std::fmt::Debug + Send + Sync {}
 impl Plain for u8 {}
 impl Plain for u32 {}
+impl Plain for u64 {}
 impl Plain for f32 {}
 impl Plain for half::f16 {}
 

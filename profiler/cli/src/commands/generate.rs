@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Error, Result, bail};
 use clap::Args;
-use joulewise_engine::{OutputKind, Sampler, Sampling, StopReason, StopRule, generate};
+use joulewise_engine::{OutputKind, Sampler, SamplingRule, StopReason, StopRule, generate};
 use serde::Serialize;
 
 use crate::options::ModelOptions;
@@ -70,12 +70,12 @@ impl Generate {
         if prompt_ids.is_empty() {
             bail!("the prompt is empty");
         }
-        let mut sampler = Sampler::new(Sampling::Random {
+        let rule = SamplingRule {
             temperature: self.temperature,
             top_k: self.top_k.map(NonZeroUsize::get),
             top_p: self.top_p,
-            seed: self.seed,
-        });
+        };
+        let mut sampler = Sampler::new(rule, self.seed);
         let stop = StopRule { max_tokens: self.max_tokens, end_tokens: opened.model.config.eos_token_ids() };
         let tokenizer = opened.model.tokenizer()?;
         let mut token_ids = Vec::new();
