@@ -50,9 +50,9 @@ pub(super) struct OpTable {
     /// The exponentials of attention scores; see [`Scores`]. Returns the new maximum and the sum.
     pub(super) exponentials: unsafe fn(Scores<'_>) -> (f32, f32),
     /// `scores[j] = q . keys[j]`, without the scales of the keys.
-    pub(super) dots: unsafe fn(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]),
+    pub(super) dots: unsafe fn(q: &[f32], keys: TokenRows<'_>, is_far: bool, scores: &mut [f32]),
     /// `y += sum over j of weights[j] * values[j]`, without the scales of the values.
-    pub(super) weighted_sum: unsafe fn(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]),
+    pub(super) weighted_sum: unsafe fn(weights: &[f32], values: TokenRows<'_>, is_far: bool, y: &mut [f32]),
     /// Rounds a row of keys or values to integers; its scale.
     pub(super) round_row: unsafe fn(values: &[f32], codes: &mut [u8]) -> f32,
     /// Rows of `d` elements, scales applied, to `out [rows, d]`.

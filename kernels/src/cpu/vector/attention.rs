@@ -9,76 +9,121 @@ use crate::format::{int8, scale_of};
 /// How far ahead of the keys and values in use to fetch; more makes no difference.
 const PREFETCH_BYTES: usize = 1024;
 
-/// `scores[j] = q . keys[j]`, without the scales of the keys.
+/// `scores[j] = q . keys[j]`, without the scales of the keys. `is_far`: the keys come from memory, not from L1.
 ///
 /// # Safety
 ///
 /// The processor has the features of `V`; likewise below.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn dots<V: Vector>(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]) {
+pub(in crate::cpu) unsafe fn dots<V: Vector>(
+    q: &[f32],
+    keys: TokenRows<'_>,
+    is_far: bool,
+    scores: &mut [f32],
+) {
     keys.assert_holds(scores.len(), q.len());
     // SAFETY: there are `scores.len()` keys of `q.len()` elements (asserted); the caller vouches for the processor.
     unsafe {
-        match keys.data {
-            TokenData::F32(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
-            TokenData::F16(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
-            TokenData::Int8(data) => dots_of::<V, _>(q, data.as_ptr(), keys.stride, scores),
+        match (keys.data, is_far) {
+            (TokenData::F32(data), false) => dots_of::<V, _, false>(q, data.as_ptr(), keys.stride, scores),
+            (TokenData::F32(data), true) => dots_of::<V, _, true>(q, data.as_ptr(), keys.stride, scores),
+            (TokenData::F16(data), _) => dots_of::<V, _, true>(q, data.as_ptr(), keys.stride, scores),
+            (TokenData::Int8(data), _) => dots_of::<V, _, true>(q, data.as_ptr(), keys.stride, scores),
         }
     }
 }
 
 /// As many keys as there are lanes are multiplied side by side, and their vectors of sums added up together.
 #[inline(always)]
-unsafe fn dots_of<V: Vector, E: Element>(q: &[f32], keys: *const E, stride: usize, scores: &mut [f32]) {
-    let d = q.len();
+unsafe fn dots_of<V: Vector, E: Element, const FETCHES: bool>(
+    q: &[f32],
+    keys: *const E,
+    stride: usize,
+    scores: &mut [f32],
+) {
     for (group, scores) in scores.chunks_mut(V::LANES).enumerate() {
-        let first = group * V::LANES;
-        // SAFETY: `keys` are rows `first..first + scores.len()` of `d` elements (by the caller), and lanes past the last
-        // key read that key again; `i + n <= d` elements of `q`. The caller vouches for the processor.
+        // SAFETY: `keys` are rows `first..first + scores.len()` of `q.len()` elements (by the caller). The caller vouches for
+        // the processor.
         unsafe {
-            let mut sums = [V::splat(0.0); 16];
-            let mut rows = [keys; 16];
-            for (j, row) in rows.iter_mut().enumerate().take(V::LANES) {
-                *row = keys.add((first + j.min(scores.len() - 1)) * stride);
+            let keys = keys.add(group * V::LANES * stride);
+            if scores.len() == V::LANES {
+                dots_of_lanes::<V, E, FETCHES, true>(q, keys, stride, V::LANES).store(scores.as_mut_ptr());
+            } else {
+                let dots = dots_of_lanes::<V, E, FETCHES, false>(q, keys, stride, scores.len());
+                dots.store_first(scores.as_mut_ptr(), scores.len());
             }
-            let mut i = 0;
-            while i + V::LANES <= d {
-                let q = V::load(q.as_ptr().add(i));
-                for j in 0..V::LANES {
-                    if starts_line::<E>(i) {
-                        prefetch::read(rows[j].wrapping_add(i).wrapping_byte_add(PREFETCH_BYTES).cast());
-                    }
-                    sums[j] = E::load::<V>(rows[j].add(i)).mul_add(q, sums[j]);
-                }
-                i += V::LANES;
-            }
-            if i < d {
-                let q = V::load_first(q.as_ptr().add(i), d - i);
-                for j in 0..V::LANES {
-                    sums[j] = E::load_first::<V>(rows[j].add(i), d - i).mul_add(q, sums[j]);
-                }
-            }
-            V::sum_each(&sums).store_first(scores.as_mut_ptr(), scores.len());
         }
     }
 }
 
-/// `y += sum over j of weights[j] * values[j]`, without the scales of the values.
+/// The same for `count` keys, as many as there are lanes if ALL; lanes past them have the last of them.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn weighted_sum<V: Vector>(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]) {
+unsafe fn dots_of_lanes<V: Vector, E: Element, const FETCHES: bool, const ALL: bool>(
+    q: &[f32],
+    keys: *const E,
+    stride: usize,
+    count: usize,
+) -> V {
+    let d = q.len();
+    // SAFETY: there are `count` keys of `d` elements (by the caller), and `i + n <= d` elements of `q`. The caller vouches for
+    // the processor.
+    unsafe {
+        let mut sums = [V::splat(0.0); 16];
+        // Four keys have one pointer and known distances from it: sixteen pointers are more than there are registers.
+        let fours: [*const E; 4] = [0, 1, 2, 3].map(|four| keys.wrapping_add(4 * four * stride));
+        let mut i = 0;
+        while i + V::LANES <= d {
+            let q = V::load(q.as_ptr().add(i));
+            for (j, sum) in sums.iter_mut().enumerate().take(V::LANES) {
+                let key = if ALL {
+                    fours[j / 4].wrapping_add(j % 4 * stride + i)
+                } else {
+                    keys.add(j.min(count - 1) * stride + i)
+                };
+                if FETCHES && starts_line::<E>(i) {
+                    prefetch::read(key.wrapping_byte_add(PREFETCH_BYTES).cast());
+                }
+                *sum = E::load::<V>(key).mul_add(q, *sum);
+            }
+            i += V::LANES;
+        }
+        if i < d {
+            let q = V::load_first(q.as_ptr().add(i), d - i);
+            for (j, sum) in sums.iter_mut().enumerate().take(V::LANES) {
+                let key = keys.add(j.min(count - 1) * stride + i);
+                *sum = E::load_first::<V>(key, d - i).mul_add(q, *sum);
+            }
+        }
+        V::sum_each(&sums)
+    }
+}
+
+/// `y += sum over j of weights[j] * values[j]`, without the scales of the values. `is_far`: the values come from memory, not
+/// from L1.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn weighted_sum<V: Vector>(
+    weights: &[f32],
+    values: TokenRows<'_>,
+    is_far: bool,
+    y: &mut [f32],
+) {
     values.assert_holds(weights.len(), y.len());
     // SAFETY: there are `weights.len()` rows of `y.len()` elements (asserted); the caller vouches for the processor.
     unsafe {
-        match values.data {
-            TokenData::F32(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
-            TokenData::F16(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
-            TokenData::Int8(data) => weighted_sum_of::<V, _>(weights, data.as_ptr(), values.stride, y),
+        let stride = values.stride;
+        match (values.data, is_far) {
+            (TokenData::F32(data), false) => {
+                weighted_sum_of::<V, _, false>(weights, data.as_ptr(), stride, y)
+            }
+            (TokenData::F32(data), true) => weighted_sum_of::<V, _, true>(weights, data.as_ptr(), stride, y),
+            (TokenData::F16(data), _) => weighted_sum_of::<V, _, true>(weights, data.as_ptr(), stride, y),
+            (TokenData::Int8(data), _) => weighted_sum_of::<V, _, true>(weights, data.as_ptr(), stride, y),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn weighted_sum_of<V: Vector, E: Element>(
+unsafe fn weighted_sum_of<V: Vector, E: Element, const FETCHES: bool>(
     weights: &[f32],
     values: *const E,
     stride: usize,
@@ -97,14 +142,14 @@ unsafe fn weighted_sum_of<V: Vector, E: Element>(
             let values = values.wrapping_add(i);
             let y = &mut y[i..i + n];
             match vectors {
-                1 => weighted_columns::<V, E, 1>(weights, values, stride, y),
-                2 => weighted_columns::<V, E, 2>(weights, values, stride, y),
-                3 => weighted_columns::<V, E, 3>(weights, values, stride, y),
-                4 => weighted_columns::<V, E, 4>(weights, values, stride, y),
-                5 => weighted_columns::<V, E, 5>(weights, values, stride, y),
-                6 => weighted_columns::<V, E, 6>(weights, values, stride, y),
-                7 => weighted_columns::<V, E, 7>(weights, values, stride, y),
-                _ => weighted_columns::<V, E, 8>(weights, values, stride, y),
+                1 => weighted_columns::<V, E, FETCHES, 1>(weights, values, stride, y),
+                2 => weighted_columns::<V, E, FETCHES, 2>(weights, values, stride, y),
+                3 => weighted_columns::<V, E, FETCHES, 3>(weights, values, stride, y),
+                4 => weighted_columns::<V, E, FETCHES, 4>(weights, values, stride, y),
+                5 => weighted_columns::<V, E, FETCHES, 5>(weights, values, stride, y),
+                6 => weighted_columns::<V, E, FETCHES, 6>(weights, values, stride, y),
+                7 => weighted_columns::<V, E, FETCHES, 7>(weights, values, stride, y),
+                _ => weighted_columns::<V, E, FETCHES, 8>(weights, values, stride, y),
             }
         }
         i += n;
@@ -113,7 +158,7 @@ unsafe fn weighted_sum_of<V: Vector, E: Element>(
 
 /// The same for columns that fit `VECTORS` vectors, even and odd rows in sums of their own.
 #[inline(always)]
-unsafe fn weighted_columns<V: Vector, E: Element, const VECTORS: usize>(
+unsafe fn weighted_columns<V: Vector, E: Element, const FETCHES: bool, const VECTORS: usize>(
     weights: &[f32],
     values: *const E,
     stride: usize,
@@ -131,7 +176,7 @@ unsafe fn weighted_columns<V: Vector, E: Element, const VECTORS: usize>(
             let weights = [V::splat(pair[0]), V::splat(pair[1])];
             for c in 0..VECTORS {
                 let n = if c + 1 < VECTORS { V::LANES } else { last };
-                if starts_line::<E>(c * V::LANES) {
+                if FETCHES && starts_line::<E>(c * V::LANES) {
                     prefetch::read(
                         rows[0].wrapping_add(c * V::LANES).wrapping_byte_add(PREFETCH_BYTES).cast(),
                     );

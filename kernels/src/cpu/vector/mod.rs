@@ -112,8 +112,8 @@ macro_rules! vector_functions {
             softmax::softmax(x: &[f32], y: &mut [f32]);
             softmax::argmax(x: &[f32]) -> usize;
             softmax::exponentials(scores: Scores<'_>) -> (f32, f32);
-            attention::dots(q: &[f32], keys: TokenRows<'_>, scores: &mut [f32]);
-            attention::weighted_sum(weights: &[f32], values: TokenRows<'_>, y: &mut [f32]);
+            attention::dots(q: &[f32], keys: TokenRows<'_>, is_far: bool, scores: &mut [f32]);
+            attention::weighted_sum(weights: &[f32], values: TokenRows<'_>, is_far: bool, y: &mut [f32]);
             attention::round_row(values: &[f32], codes: &mut [u8]) -> f32;
             attention::widen_rows(rows: TokenRows<'_>, d: usize, out: &mut [f32]);
         }

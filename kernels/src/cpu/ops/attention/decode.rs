@@ -95,7 +95,7 @@ fn attend(
                     let scores = &mut scores[keys.start - split * SPLIT..keys.end - split * SPLIT];
                     let rows = rows_of_step.skip(keys.start - step.start);
                     // SAFETY: `kernels` exists, so the processor has the instruction set.
-                    unsafe { (table.dots)(q, rows, scores) };
+                    unsafe { (table.dots)(q, rows, row == 0, scores) };
                     rows.scale(scores);
                 }
             }
@@ -131,7 +131,7 @@ fn attend(
                     let rows = rows_of_step.skip(keys.start - step.start);
                     rows.scale(weights);
                     // SAFETY: `kernels` exists, so the processor has the instruction set.
-                    unsafe { (table.weighted_sum)(weights, rows, &mut part[2..]) };
+                    unsafe { (table.weighted_sum)(weights, rows, row == 0, &mut part[2..]) };
                 }
             }
         }

@@ -313,7 +313,12 @@ impl Products for BrainProducts {
         self.multiply((pairs, rows), (values, KEY_BLOCK / 2 * width), Self::pieces(count), (sums, d, d));
         // SAFETY: a `CpuKernels` exists, so the processor has the instruction set.
         unsafe {
-            (self.table.weighted_sum)(&[1.0], FloatRows { data: sums, stride: 0 }.into(), &mut y[..rows * d])
+            (self.table.weighted_sum)(
+                &[1.0],
+                FloatRows { data: sums, stride: 0 }.into(),
+                false,
+                &mut y[..rows * d],
+            )
         };
     }
 }
