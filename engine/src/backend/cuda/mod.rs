@@ -190,6 +190,10 @@ impl BackendModel for CudaModel {
         }
     }
 
+    fn value_formats(&self, program: &Program) -> Vec<Format> {
+        formats::value_formats(program, self.0.cache_format)
+    }
+
     fn allocate_cache(&self, shape: CacheShape) -> Result<Box<dyn CacheMemory>> {
         Ok(Box::new(CudaCache::new(self.0.kernels.context(), shape)?))
     }
