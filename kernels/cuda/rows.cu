@@ -1,4 +1,4 @@
-// Copies, sums and means of rows: embedding, selection, pooling, element-wise functions, argmax. All bound by memory.
+// Copies, sums and means of rows: embedding, selection, pooling, element-wise functions. All bound by memory.
 
 // y [rows, k] = table[ids]. One block per row. An index behind the table reads its last row: the host checks indices,
 // this only keeps the device's memory safe.
@@ -102,45 +102,6 @@ extern "C" __global__ void add(const void *a, int a_type, int a_stride, const vo
     load_eight(v, a, a_type, at.row * a_stride + at.col, at.count, are_rows_aligned(a, a_stride));
     add_eight(v, b, b_type, at.row * b_stride + at.col, at.count, are_rows_aligned(b, b_stride));
     store_eight(v, y, y_type, at.row * cols + at.col, at.count, are_rows_aligned(y, cols));
-}
-
-// index [rows]: the largest element of each row of x [rows, n]; the first one wins ties, NaN never wins.
-extern "C" __global__ void argmax(const void *x, int type, int stride, int n, u32 *index) {
-    __shared__ float best[32];
-    __shared__ u32 at[32];
-    let_next_start();
-    wait_for_previous();
-    const u64 row = (u64)blockIdx.x * stride;
-    float value = __int_as_float(0xff800000);
-    u32 where = 0xffffffffu;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        float candidate = load_one(x, type, row + i);
-        if (candidate > value || (where == 0xffffffffu && candidate == candidate)) {
-            value = candidate;
-            where = i;
-        }
-    }
-    for (int mask = 16; mask > 0; mask >>= 1) {
-        float other = __shfl_xor_sync(0xffffffffu, value, mask);
-        u32 other_at = __shfl_xor_sync(0xffffffffu, where, mask);
-        if (other > value || (other == value && other_at < where)) {
-            value = other;
-            where = other_at;
-        }
-    }
-    if (threadIdx.x % 32 == 0) {
-        best[threadIdx.x / 32] = value;
-        at[threadIdx.x / 32] = where;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int w = 1; w < (int)blockDim.x / 32; w++)
-            if (best[w] > value || (best[w] == value && at[w] < where)) {
-                value = best[w];
-                where = at[w];
-            }
-        index[blockIdx.x] = where == 0xffffffffu ? 0 : where;
-    }
 }
 
 // out [blocks]: a sum that nobody needs, so that all of x is read: what memory can deliver.

@@ -184,19 +184,6 @@ impl CudaKernels {
         // SAFETY: threads take existing 16-byte pieces in turns, each block writes one result.
         Ok(unsafe { launch.submit([blocks, 1, 1], THREADS, 0, false) }?)
     }
-
-    /// The largest element of each row of `x`, into `index [rows]`.
-    ///
-    /// # Errors
-    /// [`KernelError::Shape`].
-    pub fn argmax(&self, x: DeviceRows<'_>, index: &DeviceBuffer<u32>) -> Result<()> {
-        check::rows("argmax", "x", &x)?;
-        check::at_least("argmax", "index", x.rows, index.len())?;
-        let launch =
-            Launch::new(&self.stream, self.function(FILE, "argmax")?).rows(&x).int(x.cols).buffer(index, 0);
-        // SAFETY: one block per row of `x`, checked above, each writes one index.
-        Ok(unsafe { launch.submit([x.rows, 1, 1], 1024, 0, true) }?)
-    }
 }
 
 /// A grid with a thread for each element.

@@ -8,8 +8,10 @@ use std::sync::{Arc, PoisonError};
 use joulewise_kernels::KernelError;
 use joulewise_kernels::cuda::driver::{CudaError, Event, Graph, PinnedBuffer};
 use joulewise_kernels::format::bytes_to_f32;
+use joulewise_kernels::sampling::Draw;
 
 use super::memory::{Memory, element_bytes};
+use super::sampling::DrawBuffers;
 use super::{CudaCache, GraphKey, Tables};
 use crate::backend::{Executable, Mark, StepInputs};
 use crate::error::{EngineError, Result};
@@ -35,6 +37,7 @@ pub(super) struct CudaExecutable {
     read_back: PinnedBuffer<u8>,
     /// What was read last.
     values: Vec<f32>,
+    draws: DrawBuffers,
 }
 
 impl CudaExecutable {
@@ -50,6 +53,7 @@ impl CudaExecutable {
             read_back: PinnedBuffer::zeros(&context, output.0 * output.1 * size_of::<f32>())
                 .map_err(KernelError::from)?,
             values: Vec::new(),
+            draws: DrawBuffers::new(&context, output.0)?,
             memory: Memory::new(tables, program)?,
         })
     }
@@ -125,6 +129,11 @@ impl Executable for CudaExecutable {
                 .map(|(steps, _)| steps)
                 .collect(),
         )
+    }
+
+    fn sample(&mut self, value: ValueId, draws: &[Draw]) -> Result<Vec<u32>> {
+        let kernels = &self.memory.tables.kernels;
+        self.draws.sample(kernels, self.memory.whole(value)?, draws)
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {

@@ -9,6 +9,7 @@ mod formats;
 mod inputs;
 mod memory;
 mod plan;
+mod sampling;
 mod submit;
 mod weights;
 
