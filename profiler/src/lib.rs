@@ -66,6 +66,7 @@ pub mod sensor;
 pub mod statistics;
 pub mod study;
 pub mod task;
+mod tick_grid;
 pub mod trace;
 pub mod workload;
 

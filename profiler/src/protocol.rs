@@ -107,7 +107,7 @@ impl Protocol {
             min_window_s: 0.1,
             min_updates: 8.0,
             regression_min_window_s: 0.04,
-            regression_min_updates: 6.0,
+            regression_min_updates: 8.0,
             regression_limit_s: 120.0,
             replay_trials: 2,
             replay_min_window_s: 0.01,

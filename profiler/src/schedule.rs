@@ -23,10 +23,13 @@ use crate::workload::Workload;
 /// What runs in company adds so many times the whole program, or the part of that which is chosen. Less, and the program
 /// itself stands in the way of telling apart what was added; more adds little.
 const COMPANY_PROGRAMS: f64 = 6.0;
-/// Those of a class that takes less than half of the share from which on it has to be known well are so much shorter.
+/// Those of a class that takes less than the share from which on it has to be known well are so much shorter.
 const SMALL_WINDOWS: f64 = 0.5;
 /// No class is swept more often than this per iteration: by then its caches are as warm as they get.
 const MOST_SWEEPS: f64 = 64.0;
+/// After so many rounds, it is swept in every so many'th only: what matters less takes less of the time.
+const EVERY_ROUND: usize = 5;
+const SMALL_ROUNDS: usize = 4;
 /// With regression, the cut program is measured in so many rounds: it tells shares of time, which vary little.
 const CUT_ROUNDS: usize = 3;
 /// Mixtures of classes in each round.
@@ -175,9 +178,13 @@ impl Schedule {
         };
         let cold_bytes = schedule.cold_bytes();
         schedule.company_bytes = ballast::company_bytes(&cold_bytes, workload.caches());
-        let rows_s: f64 =
-            schedule.regression_round(0, &mut schedule.random(0)).iter().map(|row| row.trial_s).sum();
-        let affordable = (protocol.regression_limit_s / rows_s.max(1e-9)) as usize;
+        let round_s = |round: usize| -> f64 {
+            let rows = schedule.regression_round(round, &mut schedule.random(round));
+            rows.iter().map(|row| row.trial_s).sum()
+        };
+        let rounds = protocol.trials.max(1);
+        let mean_s = (0..rounds).map(round_s).sum::<f64>() / rounds as f64;
+        let affordable = (protocol.regression_limit_s / mean_s.max(1e-9)) as usize;
         let is_wanted = protocol.regression && schedule.classes.len() > 1;
         schedule.regression_rounds = match affordable {
             _ if !is_wanted => 0,
@@ -250,7 +257,13 @@ impl Schedule {
     fn regression_round(&self, round: usize, random: &mut Pcg64) -> Vec<Planned> {
         let roles: Vec<Ballast> = self.classes.iter().map(|class| class.role).collect();
         let rows = ballast::rows(&roles, &self.cold_bytes(), self.company_bytes, round, random);
-        let mut trials: Vec<Planned> = rows.into_iter().map(|(of, swept)| self.row(of, swept)).collect();
+        let is_due = |class: usize| {
+            let Swept { is_small, role, .. } = self.classes[class];
+            let is_rare = is_small && role == Ballast::None && round >= EVERY_ROUND;
+            !is_rare || (round + class).is_multiple_of(SMALL_ROUNDS)
+        };
+        let due = rows.into_iter().filter(|(of, _)| of.is_none_or(is_due));
+        let mut trials: Vec<Planned> = due.map(|(of, swept)| self.row(of, swept)).collect();
         trials.extend((0..MIXTURES).map(|_| self.mixture(random)));
         trials
     }
@@ -346,7 +359,7 @@ fn swept(sweep_s: &[f64], protocol: &Protocol, basis: &Basis<'_>, whole_s: f64) 
         count: settled.map_or_else(|| wanted(class, sweep_s), |counts| counts[index]),
         role: class.ballast,
         cold_bytes: class.cold_bytes,
-        is_small: sweep_s < protocol.target_share / 2.0 * all_s,
+        is_small: sweep_s < protocol.target_share * all_s,
     };
     pairs().enumerate().map(of).collect()
 }

@@ -1,10 +1,11 @@
 //! The samples of one sensor over time, and the energy between two moments.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use crate::counter::{Advance, Counter};
 use crate::sensor::{Reading, SensorInfo, SensorKind};
 use crate::statistics::Summary;
+use crate::tick_grid::{Ticks, ticks};
 
 /// Everything one sensor said, ready for integration.
 ///
@@ -13,7 +14,7 @@ use crate::statistics::Summary;
 /// its length: a change marks the end of an update period that lies before it, so this is the energy of whole update
 /// periods that were spent inside the window, whatever the machine did before and after. For the homogeneous windows
 /// that an experiment makes, nothing is lost by that; in a mixed window up to one update period at each end is
-/// charged at the mean of the rest. A window with fewer than two changes is unresolved. Of a fast counter every reading
+/// charged at the mean of the rest. Where many changes lie on a grid, that tells when each was. A window with fewer than two changes is unresolved. Of a fast counter every reading
 /// is kept, and readings take the place of changes.
 ///
 /// # Power
@@ -39,6 +40,15 @@ struct Gap {
     start_s: f64,
     end_s: f64,
     reason: String,
+}
+
+/// From one change of a counter to another.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    duration_s: f64,
+    /// Standard deviation of that.
+    sd_s: f64,
+    energy_j: f64,
 }
 
 /// The energy between two moments.
@@ -158,20 +168,58 @@ impl Trace {
         }
         let seen = behind - 1 - first;
         let updates = self.updates(self.points[behind - 1].time_s - self.points[first].time_s, seen);
-        let (first, last) = self.sharpest(first, behind - 1);
-        let (a, b) = (self.points[first], self.points[last]);
-        let span_s = b.time_s - a.time_s;
-        if span_s <= 0.0 {
+        let span = self.span(first, behind - 1, start_s);
+        if span.duration_s <= 0.0 {
             return self.bounded(start_s, end_s, "the counter changed only once within the window");
         }
-        let power_w = (b.value - a.value) / span_s;
-        // The moment of a change is uniform over the time before it was seen: standard deviation over sqrt(12).
-        let vagueness_s = self.vagueness_s[first].hypot(self.vagueness_s[last]) / 12.0_f64.sqrt();
+        let power_w = span.energy_j / span.duration_s;
         WindowEnergy::Resolved {
             energy_j: power_w * (end_s - start_s),
-            sampling_sd_j: power_w * vagueness_s * (end_s - start_s) / span_s,
+            sampling_sd_j: power_w * span.sd_s * (end_s - start_s) / span.duration_s,
             updates,
         }
+    }
+
+    /// From one change to another near the ends of a stretch of points: where a counter's changes lie on a grid, the outermost
+    /// ones of which that tells that they lie behind `start_s`.
+    fn span(&self, first: usize, last: usize, start_s: f64) -> Span {
+        let energy_j = |first: usize, last: usize| self.points[last].value - self.points[first].value;
+        if !self.is_current && last > first {
+            let on_grid = |first: usize| {
+                let usable = self.gapless(first);
+                ticks(&self.points, &self.vagueness_s, self.update_period_s, usable, first..=last)
+            };
+            let mut on_grids = (first..last).map_while(|first| Some((first, on_grid(first)?)));
+            if let Some((first, Ticks { first_s, last_s, span_sd_s })) =
+                on_grids.find(|(_, ticks)| ticks.first_s >= start_s)
+            {
+                return Span {
+                    duration_s: last_s - first_s,
+                    sd_s: span_sd_s,
+                    energy_j: energy_j(first, last),
+                };
+            }
+        }
+        let (first, last) = self.sharpest(first, last);
+        Span {
+            duration_s: self.points[last].time_s - self.points[first].time_s,
+            // The moment of a change is uniform over the time before it was seen: standard deviation over sqrt(12).
+            sd_s: self.vagueness_s[first].hypot(self.vagueness_s[last]) / 12.0_f64.sqrt(),
+            energy_j: energy_j(first, last),
+        }
+    }
+
+    /// The points around one between which nothing is missing: changes, and not the one that ends a gap, which says when the
+    /// sensor came back.
+    fn gapless(&self, index: usize) -> Range<usize> {
+        let time_s = self.points[index].time_s;
+        let behind = self.gaps.iter().rev().find(|gap| gap.end_s <= time_s);
+        let before = self.gaps.iter().find(|gap| gap.start_s >= time_s);
+        let from = behind.map_or(0, |gap| self.points.partition_point(|point| point.time_s <= gap.end_s));
+        let to = before.map_or(self.points.len(), |gap| {
+            self.points.partition_point(|point| point.time_s <= gap.start_s)
+        });
+        from.max(self.first_change())..to
     }
 
     /// Two points near the ends of a stretch of points whose moments are well known: of a slow counter, the sharpest in
