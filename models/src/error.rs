@@ -191,7 +191,7 @@ pub enum ModelError {
     #[error("the tokenizer failed: {0}")]
     Tokenize(Box<dyn std::error::Error + Send + Sync>),
     /// A model that never had a tokenizer.
-    #[error("{0} has no tokenizer: give it token ids")]
+    #[error("{0} has no tokenizer and so takes no text; profile, plan and bench model need none")]
     NoTokenizer(String),
     /// A line of a word-vector file that is not a word and its numbers.
     #[error("{origin}, line {line}: {problem}")]

@@ -244,7 +244,7 @@ mod tests {
         let model = load(&ModelSpec::parse("synth:qwen2.5-7b").unwrap()).unwrap();
         assert!(model.graph.weights.iter().all(|weight| model.weights.info(&weight.name).is_some()));
         let error = model.tokenizer().unwrap_err().to_string();
-        assert_eq!(error, "synth:qwen2.5-7b has no tokenizer: give it token ids");
+        assert!(error.starts_with("synth:qwen2.5-7b has no tokenizer"), "{error}");
         assert!(model.golden().unwrap().is_none());
     }
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use joulewise_profiler::marker;
 use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::sensor::power_log::{PowerLog, PowerLogOptions};
 use joulewise_profiler::sensor::{SearchPaths, discover};
@@ -21,23 +20,12 @@ pub(crate) struct MeterOptions {
     /// Seconds to add to the log's clock to get this machine's.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, requires = "power_log", value_parser = numbers::offset)]
     power_log_offset: f64,
-    /// A file that is written 1 while the load of `--marker` runs and 0 between: the value of a GPIO line that is wired
-    /// to a digital input of an external meter.
-    #[arg(long, value_name = "FILE")]
-    marker_line: Option<PathBuf>,
-}
-
-impl MeterOptions {
-    /// Whether a profile has to begin with a marker.
-    pub(crate) fn wants_marker(&self) -> bool {
-        self.marker_line.is_some()
-    }
 }
 
 /// Starts the meter over everything that measures here.
 ///
 /// # Errors
-/// When a power log was named and cannot be read, or a marker's line cannot be written.
+/// When a power log was named and cannot be read.
 pub(crate) fn start(options: &MeterOptions) -> Result<EnergyMeter> {
     let mut discovery = discover(&SearchPaths::default());
     for problem in &discovery.problems {
@@ -47,9 +35,5 @@ pub(crate) fn start(options: &MeterOptions) -> Result<EnergyMeter> {
         let log = PowerLogOptions { offset_s: options.power_log_offset, ..PowerLogOptions::default() };
         discovery.sensors.push(Box::new(PowerLog::open(path, &log)?));
     }
-    let meter = EnergyMeter::start(discovery.sensors);
-    Ok(match &options.marker_line {
-        Some(path) => meter.marking(marker::file(path)?),
-        None => meter,
-    })
+    Ok(EnergyMeter::start(discovery.sensors))
 }

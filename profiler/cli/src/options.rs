@@ -1,5 +1,7 @@
 //! Options that several commands share.
 
+use std::num::NonZeroUsize;
+
 use clap::{Args, ValueEnum};
 use joulewise_engine::{Format, Strategy};
 
@@ -32,13 +34,13 @@ pub(crate) struct RunOptions {
     pub(crate) calibrate: Option<std::path::PathBuf>,
     /// Threads of the CPU backend; all cores by default.
     #[arg(long, value_parser = numbers::threads)]
-    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<NonZeroUsize>,
     /// What keys and values of a decoder are kept in: f32, f16, or int8 with a scale per head and token; by default as
     /// the device keeps activations, f32 on the CPU.
     #[arg(long, value_name = "FORMAT", value_parser = cache_format)]
     pub(crate) kv_cache: Option<Format>,
     /// Tokens a sequence can grow to; what the model was trained for by default, at most 4096.
-    #[arg(long, value_parser = numbers::number)]
+    #[arg(long, value_parser = context)]
     pub(crate) context: Option<usize>,
 }
 
@@ -48,6 +50,11 @@ impl RunOptions {
         let plan = self.plan.as_ref().map(|path| format!("plan {}", path.display()));
         plan.unwrap_or_else(|| self.strategy.name().to_owned())
     }
+}
+
+/// Tokens of a sequence, which has at least one.
+fn context(text: &str) -> Result<usize, String> {
+    numbers::count(text).map(NonZeroUsize::get)
 }
 
 /// A format that `--kv-cache` knows.

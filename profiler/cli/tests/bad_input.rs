@@ -245,8 +245,16 @@ fn numbers_that_mean_nothing() {
     let of_commands = [
         Numbers {
             command: &["plan"],
-            counts: &["--texts", "--verify-texts", "--batch", "--tokens", "--rounds", "--threads"],
-            numbers: &["--generate", "--random-plans", "--seed", "--context"],
+            counts: &[
+                "--texts",
+                "--verify-texts",
+                "--batch",
+                "--tokens",
+                "--rounds",
+                "--threads",
+                "--context",
+            ],
+            numbers: &["--generate", "--random-plans", "--seed"],
             figures: &["--max-loss", "--max-bytes", "--max-seconds", "--time-limit"],
         },
         Numbers {

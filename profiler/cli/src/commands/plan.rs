@@ -308,7 +308,7 @@ impl Plan {
         let generate = if is_decoder { self.generate } else { 0 };
         // Decoding is measured one token behind the prompt.
         if tokens + usize::from(generate > 0) > opened.session.context() {
-            let limit = opened.session.context() - usize::from(generate > 0);
+            let limit = opened.session.context().saturating_sub(usize::from(generate > 0));
             bail!("--tokens {tokens} is more than {} has room for: {limit}", self.model);
         }
         let text: Vec<u32> = probe.batches.iter().flat_map(|batch| batch.tokens.ids()).copied().collect();

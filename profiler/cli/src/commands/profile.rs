@@ -13,6 +13,7 @@ use indicatif::ProgressBar;
 use joulewise_engine::{OutputKind, Session, TokenBatch};
 use joulewise_models::{ModelSpec, demo, load, synthetic};
 use joulewise_profiler::experiment::{Progress, Protocol};
+use joulewise_profiler::marker;
 use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::profile::{self, Setup};
 use joulewise_profiler::report;
@@ -37,7 +38,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// Inputs are tokenized and in place before measuring starts. Ctrl-C ends the measurement and keeps what it has.
 #[derive(Args)]
 pub(crate) struct Profile {
-    /// Directory, `demo:<name>` or `synth:<preset>`; both demo models by default.
+    /// Directory, `.gguf` file, `demo:<name>` or `synth:<preset>`; both demo models by default.
     model: Option<String>,
     #[command(flatten)]
     run: RunOptions,
@@ -78,6 +79,10 @@ pub(crate) struct Profile {
     /// Begin with a square wave of load, by which `joulewise reprice --align` finds the profile in a meter's recording.
     #[arg(long)]
     marker: bool,
+    /// A file that is written 1 while the load of `--marker` runs and 0 between: the value of a GPIO line that is wired
+    /// to a digital input of an external meter. It stands for `--marker`, too.
+    #[arg(long, value_name = "FILE")]
+    marker_line: Option<PathBuf>,
     /// Seed of the order of trials.
     #[arg(long, default_value_t = 0, value_parser = numbers::seed)]
     seed: u64,
@@ -124,7 +129,10 @@ impl Profile {
     pub(crate) fn run(self) -> Result<Verdict> {
         prepare_folder(&self.out)?;
         let interrupted = catch_interrupt()?;
-        let (meter, protocol) = (start(&self.meter)?, self.protocol());
+        let (mut meter, protocol) = (start(&self.meter)?, self.protocol());
+        if let Some(path) = &self.marker_line {
+            meter = meter.marking(marker::file(path)?);
+        }
         // The first of the idle baselines, before anything is on the device.
         let unloaded = meter.rest(protocol.idle_s);
         let chosen = Chosen::new(&self.run)?;
@@ -217,7 +225,7 @@ impl Profile {
         protocol.seed = self.seed;
         protocol.target_relative_ci = self.target_ci;
         protocol.regression = !self.no_regression;
-        protocol.marker = self.marker || self.meter.wants_marker();
+        protocol.marker = self.marker || self.marker_line.is_some();
         protocol.apart.clone_from(&self.apart);
         protocol
     }
@@ -227,7 +235,7 @@ impl Profile {
         let (batch, tokens) = (self.batch.get(), self.tokens.get());
         let graph = opened.session.graph();
         // Decoding needs room for one more token behind the prompt.
-        let limit = opened.session.context() - usize::from(graph.cache.is_some());
+        let limit = opened.session.context().saturating_sub(usize::from(graph.cache.is_some()));
         if tokens > limit {
             bail!("--tokens {tokens} is more than {} has room for: {limit}", opened.model.name);
         }
@@ -355,7 +363,7 @@ pub(crate) fn prepare_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&probe, b""))
         .and_then(|()| std::fs::remove_file(&probe))
-        .with_context(|| format!("cannot write into {}", folder.display()))
+        .with_context(|| format!("cannot write into the folder {}", folder.display()))
 }
 
 /// A flag that Ctrl-C raises; a second Ctrl-C ends the process at once.

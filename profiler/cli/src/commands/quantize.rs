@@ -18,7 +18,7 @@ use crate::{Verdict, output};
 /// by bit.
 #[derive(Args)]
 pub(crate) struct Quantize {
-    /// Directory, `.gguf` file or `demo:<name>`.
+    /// Directory, `.gguf` file, `demo:<name>` or `synth:<preset>`.
     model: String,
     /// Formats of the weights: int8, fp8, int4, mxfp4, nvfp4, ...
     #[arg(long, required_unless_present = "plan")]

@@ -77,6 +77,9 @@ impl KernelBench {
                 Err(_) => self.on_cpu()?,
             },
         };
+        if let Some(only) = self.only.as_ref().filter(|_| table.rows.is_empty()) {
+            bail!("--only {only}: no kernel's name contains it");
+        }
         if self.json {
             output::json(&table)?;
             return Ok(Verdict::Passed);

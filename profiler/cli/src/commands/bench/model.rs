@@ -10,6 +10,7 @@ use joulewise_models::synthetic;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::workload::{SessionWorkload, Workload};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::meter::{MeterOptions, start};
 use crate::options::ModelOptions;
@@ -249,10 +250,38 @@ impl Figures {
     }
 
     fn print(&self) -> Result<()> {
-        let serde_json::Value::Object(fields) = serde_json::to_value(self)? else { return Ok(()) };
+        let Value::Object(fields) = serde_json::to_value(self)? else { return Ok(()) };
         for (name, value) in fields {
-            output::line(format!("{name:28} {value}"))?;
+            output::line(format!("{name:28} {}", for_people(&value)))?;
         }
         Ok(())
+    }
+}
+
+/// A text without its quotes, a measured figure in four digits; counts as they are.
+fn for_people(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(figure) if figure != 0.0 => {
+                let decimals = (3.0 - figure.abs().log10().floor()).clamp(0.0, 12.0) as usize;
+                format!("{figure:.decimals$}")
+            }
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn figures_have_four_digits_and_texts_no_quotes() {
+        let shown = [json!("f32"), json!(10461696), json!(10293.6197), json!(0.00068871386), json!(0.0)];
+        let expected = ["f32", "10461696", "10294", "0.0006887", "0.0"];
+        assert_eq!(shown.map(|value| for_people(&value)), expected);
     }
 }
