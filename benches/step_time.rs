@@ -204,9 +204,9 @@ fn generate(session: &mut Session, reader: Option<&CpuKernels>, [prompt, new, ru
 fn product(kernels: &CpuKernels, format: Format, m: usize, shape: LinearShape, runs: usize) -> Phases {
     let (n, k) = (shape.n, shape.k);
     let w = input::weights(kernels, format, shape, 2);
-    let mut x = Buffer::zeroed(m * k);
+    let mut x = must(Buffer::zeroed(m * k));
     x.copy_from_slice(&input::values(1, m * k));
-    let mut y = Buffer::zeroed(m * n);
+    let mut y = must(Buffer::zeroed(m * n));
     let rounding = if format == Format::Int8 { InputRounding::PerToken } else { InputRounding::None };
     let times_s = times(runs, || {
         must(kernels.matmul(MatMul {

@@ -57,6 +57,23 @@ pub enum EngineError {
         /// Bytes that can be had.
         available_bytes: usize,
     },
+    /// A run would need more memory than the weights leave free.
+    #[error(
+        "a run of {batch} x {tokens} tokens needs {:.1} GB beside the weights and only {:.1} GB are free; fewer \
+         sequences or tokens need less",
+        *needed_bytes as f64 / 1e9,
+        *available_bytes as f64 / 1e9
+    )]
+    RunOutOfMemory {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of each.
+        tokens: usize,
+        /// Bytes of its values and of what it writes to the cache.
+        needed_bytes: usize,
+        /// Bytes that can be had.
+        available_bytes: usize,
+    },
     /// More tokens than the model has positions, or than the session was opened for.
     #[error("the input needs {needed} positions, the context holds {limit}")]
     ContextOverflow {

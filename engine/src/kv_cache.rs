@@ -24,7 +24,13 @@ pub struct CacheShape {
 impl CacheShape {
     /// Bytes of the keys of one layer.
     pub fn layer_bytes(&self) -> usize {
-        self.format.spec().encoded_bytes(self.batch * self.kv_heads * self.capacity, self.head_dim)
+        let rows = self.batch.saturating_mul(self.kv_heads).saturating_mul(self.capacity);
+        self.format.spec().encoded_bytes(rows, self.head_dim)
+    }
+
+    /// Bytes of the keys and values of all layers.
+    pub fn size_bytes(&self) -> usize {
+        self.layer_bytes().saturating_mul(2).saturating_mul(self.layers)
     }
 }
 

@@ -58,8 +58,9 @@ impl ProgramKey {
     /// Rows of a value.
     fn rows(&self, domain: RowDomain) -> usize {
         match domain {
-            RowDomain::Tokens => self.batch * self.tokens,
-            RowDomain::Logits if self.all_logits => self.batch * self.tokens,
+            // Sizes beyond the address space saturate, and the check of the memory that is free refuses them.
+            RowDomain::Tokens => self.batch.saturating_mul(self.tokens),
+            RowDomain::Logits if self.all_logits => self.batch.saturating_mul(self.tokens),
             RowDomain::Logits | RowDomain::Sequences => self.batch,
         }
     }
@@ -239,6 +240,19 @@ impl Program {
         &self.arena
     }
 
+    /// Bytes of the memory that values share.
+    pub fn arena_bytes(&self) -> usize {
+        // Each slot has room for the widest of the values that take turns in it.
+        let mut sizes = vec![0; self.arena.sizes.len()];
+        for (value, slot) in self.arena.slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            let (rows, cols) = self.shape(ValueId(value as u32));
+            let size = rows.saturating_mul(self.value_formats[value].spec().code_bytes(cols));
+            sizes[*slot as usize] = size.max(sizes[*slot as usize]);
+        }
+        sizes.into_iter().fold(0, usize::saturating_add)
+    }
+
     /// Rows and columns of a value in this program.
     pub fn shape(&self, value: ValueId) -> (usize, usize) {
         let shape = self.graph.value(value);
@@ -310,7 +324,8 @@ fn lives(graph: &ModelGraph, key: ProgramKey, steps: &[Step], alias: &[ValueId])
     for (index, step) in steps.iter().enumerate() {
         if let Some(y) = step.op.output() {
             let shape = graph.value(y);
-            lives[y.index()] = Some(Life { steps: index..index, size: key.rows(shape.domain) * shape.cols });
+            let size = key.rows(shape.domain).saturating_mul(shape.cols);
+            lives[y.index()] = Some(Life { steps: index..index, size });
         }
         for input in step.op.inputs() {
             if let Some(life) = &mut lives[alias[input.value.index()].index()] {
@@ -350,7 +365,7 @@ fn module_steps(graph: &ModelGraph, steps: &[Step], module: ModuleId) -> Option<
 pub(crate) fn stored_bytes(shape: WeightShape, format: Format) -> usize {
     match shape {
         WeightShape::Matrix { n, k } => format.spec().encoded_bytes(n, k),
-        WeightShape::Vector { n } => n * size_of::<f32>(),
+        WeightShape::Vector { n } => n.saturating_mul(size_of::<f32>()),
     }
 }
 

@@ -12,8 +12,8 @@ use joulewise_kernels::format::Format;
 use crate::backend::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
 use crate::batch::TokenBatch;
 use crate::error::{EngineError, Result};
-use crate::graph::{ModelGraph, PositionRule};
-use crate::kv_cache::KvCache;
+use crate::graph::{CacheLayout, ModelGraph, PositionRule};
+use crate::kv_cache::{CacheShape, KvCache};
 use crate::module::ModuleId;
 use crate::observer::{Observer, Span, Unobserved};
 use crate::op::ValueId;
@@ -36,7 +36,8 @@ pub struct SessionOptions<'a> {
     /// Format of the key-value cache; `None`: that of the activations, `f32` on the CPU. A model without a cache has no
     /// use for it.
     pub cache_format: Option<Format>,
-    /// Memory that may be used for weights; loading more is refused beforehand. `None`: unknown.
+    /// Memory that may be used for weights, and what they leave of it for runs; more is refused beforehand. `None`:
+    /// unknown.
     pub available_bytes: Option<usize>,
     /// Told after each weight how many are done.
     pub progress: LoadProgress<'a>,
@@ -94,6 +95,8 @@ pub struct Session {
     wanted_cache_format: Option<Format>,
     cache_format: Format,
     context: usize,
+    /// What the weights leave for runs, where that is known.
+    available_bytes: Option<usize>,
     /// Most recently used first: the first one is the program of the last run.
     prepared: Vec<Prepared>,
     sweeps: Option<SweepProgram>,
@@ -121,7 +124,7 @@ impl Session {
             .iter()
             .zip(weight_formats.iter())
             .map(|(w, format)| stored_bytes(w.shape, *format))
-            .sum();
+            .fold(0, usize::saturating_add);
         if let Some(available_bytes) = options.available_bytes.filter(|available| *available < needed_bytes) {
             return Err(EngineError::OutOfMemory { needed_bytes, available_bytes });
         }
@@ -137,6 +140,7 @@ impl Session {
             None => positions.min(4096),
         };
         let model = backend.load(&graph, source, plan, context, options.progress)?;
+        let available_bytes = options.available_bytes.map(|bytes| bytes.saturating_sub(model.weight_bytes()));
         let wanted_cache_format = options.cache_format.filter(|_| graph.cache.is_some());
         Ok(Session {
             device: backend.describe(),
@@ -146,6 +150,7 @@ impl Session {
             model,
             weight_formats,
             context,
+            available_bytes,
             prepared: Vec::new(),
             sweeps: None,
             inputs: StepInputs::default(),
@@ -189,6 +194,18 @@ impl Session {
     /// Bytes of the key-value cache, once there is one.
     pub fn cache_bytes(&self) -> usize {
         self.cache.as_ref().map_or(0, |cache| cache.memory.size_bytes())
+    }
+
+    /// Whether a run of `batch` sequences of `tokens` tokens can be had, asked before there are any.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextOverflow`], or [`EngineError::RunOutOfMemory`] where it is known how much memory is free.
+    pub fn check_room(&self, phase: Phase, batch: usize, tokens: usize) -> Result<()> {
+        if tokens > self.context {
+            return Err(EngineError::ContextOverflow { needed: tokens, limit: self.context });
+        }
+        let key = ProgramKey { phase, batch, tokens, all_logits: false, keep_hidden_states: false };
+        self.lower(key).map(drop)
     }
 
     /// Has `observer` see the next run.
@@ -384,14 +401,36 @@ impl Session {
             self.prepared[..=index].rotate_right(1);
             return Ok(());
         }
-        let (graph, weight_formats) = (self.graph.clone(), self.weight_formats.clone());
-        let program = Program::lower(graph, key, weight_formats, self.cache_format)?;
-        let value_formats = self.model.value_formats(&program);
-        let program = Arc::new(program.with_value_formats(value_formats.into()));
+        let program = Arc::new(self.lower(key)?);
         self.prepared.truncate(PREPARED_PROGRAMS - 1);
         let executable = self.model.prepare(program.clone())?;
         self.prepared.insert(0, Prepared { program, executable });
         Ok(())
+    }
+
+    /// The program for `key`, unless it would need more memory than there is.
+    fn lower(&self, key: ProgramKey) -> Result<Program> {
+        let (graph, weight_formats) = (self.graph.clone(), self.weight_formats.clone());
+        let program = Program::lower(graph, key, weight_formats, self.cache_format)?;
+        let value_formats = self.model.value_formats(&program);
+        let program = program.with_value_formats(value_formats.into());
+        let (batch, tokens) = (key.batch, key.tokens);
+        // Of the cache only what this run writes: the rest may take no memory until it is written.
+        let cache = (key.phase != Phase::Forward).then(|| self.cache_shape(batch, tokens)).flatten();
+        let cache_bytes = cache.map_or(0, |shape| shape.size_bytes());
+        let needed_bytes = program.arena_bytes().saturating_add(cache_bytes);
+        match self.available_bytes {
+            Some(available_bytes) if available_bytes < needed_bytes => {
+                Err(EngineError::RunOutOfMemory { batch, tokens, needed_bytes, available_bytes })
+            }
+            _ => Ok(program),
+        }
+    }
+
+    /// The sizes of a cache; `None` for a model without one.
+    fn cache_shape(&self, batch: usize, capacity: usize) -> Option<CacheShape> {
+        let CacheLayout { layers, kv_heads, head_dim } = self.graph.cache?;
+        Some(CacheShape { layers, batch, kv_heads, capacity, head_dim, format: self.cache_format })
     }
 
     /// Everything a forward pass needs before its first step.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use joulewise_engine::{
     ActivationKind, Attention, AttentionSpec, CpuBackend, EngineError, Format, ForwardOptions, Granularity,
-    IndexInput, Linear, ModelBuilder, ModelGraph, ModuleId, ModuleKind, Norm, Observer, OutputKind,
+    IndexInput, Linear, ModelBuilder, ModelGraph, ModuleId, ModuleKind, Norm, Observer, OutputKind, Phase,
     PositionRule, Program, Sampler, SamplingRule, Session, SessionOptions, Span, StopReason, StopRule,
     Strategy, Sweeps, TokenBatch, generate,
 };
@@ -419,4 +419,76 @@ fn misuse_is_an_error_not_a_panic() {
     session.prefill(&TokenBatch::single(&[1; 64]).unwrap()).unwrap();
     assert!(matches!(session.decode(&[1]), Err(EngineError::ContextOverflow { needed: 65, limit: 64 })));
     assert!(matches!(session.decode(&[1, 2]), Err(EngineError::BatchShape { .. })));
+}
+
+/// One layer of attention that can see any number of tokens.
+fn endless_decoder(positions: usize) -> Arc<ModelGraph> {
+    let mut b = ModelBuilder::new(tiny::VOCAB, positions, PositionRule::Sequential);
+    let (x, table) = b.embedding("embed", IndexInput::TokenIds, tiny::VOCAB, 8).unwrap();
+    let spec = AttentionSpec {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        scale: 0.3,
+        causal: true,
+        window: None,
+        alibi_slopes: None,
+    };
+    let attention = Attention { spec, rope: None, cache_layer: Some(0) };
+    let x = b.block("layers.0", 0, |b| b.attention(x, x, x, attention)).unwrap();
+    let last = b.logit_rows("last", x).unwrap();
+    let logits = b.tied_head("head", last, table).unwrap();
+    Arc::new(b.finish(OutputKind::NextToken, logits).unwrap())
+}
+
+#[test]
+fn caches_that_no_machine_holds_are_refused() {
+    for positions in [1 << 50, 1 << 60, usize::MAX] {
+        let graph = endless_decoder(positions);
+        let mut options = SessionOptions::default();
+        options.context = Some(positions);
+        let source = tiny::RandomWeights(graph.clone());
+        let backend = CpuBackend::new(1);
+        let mut session = Session::open(&backend, graph, &source, &Strategy::Fp32.into(), options).unwrap();
+        let refused = session.prefill(&TokenBatch::single(&PROMPT).unwrap()).unwrap_err();
+        assert!(matches!(refused, EngineError::Kernel(_)), "{positions}: {refused}");
+        // A pass without a cache needs none.
+        session.forward(&TokenBatch::single(&PROMPT).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn runs_that_the_weights_leave_no_room_for_are_refused_with_the_figures() {
+    let graph = tiny::decoder();
+    let source = tiny::RandomWeights(graph.clone());
+    let backend = CpuBackend::new(1);
+    let open = |available_bytes| {
+        let mut options = SessionOptions::default();
+        options.available_bytes = available_bytes;
+        Session::open(&backend, graph.clone(), &source, &Strategy::Fp32.into(), options).unwrap()
+    };
+    let batch = |n: usize| TokenBatch::dense(vec![1; n * 7], n).unwrap();
+    let available = open(None).weight_bytes() + 100_000;
+    let mut session = open(Some(available));
+    session.prefill(&batch(2)).unwrap();
+    // Keys and values alone: 3 layers, 2 heads of 6 elements, 7 tokens.
+    let least = |n: usize| 2 * 3 * 2 * 6 * 7 * 4 * n;
+    for n in [50, 10_000] {
+        match session.prefill(&batch(n)) {
+            Err(EngineError::RunOutOfMemory { batch, tokens, needed_bytes, available_bytes }) => {
+                assert_eq!((batch, tokens, available_bytes), (n, 7, 100_000));
+                assert!(needed_bytes > least(n).max(available_bytes), "{needed_bytes}");
+            }
+            other => panic!("{n} sequences: {other:?}"),
+        }
+        assert!(matches!(session.forward(&batch(n)), Err(EngineError::RunOutOfMemory { .. })));
+        assert!(session.check_room(Phase::Prefill, n, 7).is_err());
+    }
+    // What is asked for in numbers need not fit 64 bits.
+    assert!(session.check_room(Phase::Prefill, usize::MAX, 7).is_err());
+    assert!(matches!(session.check_room(Phase::Forward, 1, 65), Err(EngineError::ContextOverflow { .. })));
+    session.check_room(Phase::Prefill, 2, 7).unwrap();
+    // A refusal leaves the session as usable as before.
+    session.prefill(&batch(2)).unwrap();
+    session.decode(&[3, 4]).unwrap();
 }

@@ -45,6 +45,17 @@ pub enum KernelError {
         /// The format of the weights.
         format: crate::format::Format,
     },
+    /// The system has no room for activations or a cache.
+    #[error(
+        "the machine is out of memory: {needed_bytes} bytes were asked for {what}; a shorter context or a smaller \
+         batch needs less"
+    )]
+    OutOfMemory {
+        /// What they are for.
+        what: &'static str,
+        /// Bytes asked for.
+        needed_bytes: usize,
+    },
     /// A GPU, its driver or its compiler refused.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::driver::CudaError),

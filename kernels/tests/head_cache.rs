@@ -86,6 +86,13 @@ fn formats_without_kernels_and_absurd_sizes_are_refused() {
         let shape = HeadsShape { capacity: absurd, ..shape };
         assert!(matches!(HeadCache::zeroed(Format::Int8, shape), Err(KernelError::Shape { .. })));
     }
+    // Sizes that can be counted and that no machine has, of codes and of scales.
+    let (long, flat) = (HeadsShape { capacity: 1 << 54, ..shape }, HeadsShape { head_dim: 1, ..shape });
+    let many = HeadsShape { capacity: 1 << 61, ..flat };
+    for (format, shape) in [(Format::F32, long), (Format::Int8, long), (Format::Int8, many)] {
+        let refused = HeadCache::zeroed(format, shape);
+        assert!(matches!(refused, Err(KernelError::OutOfMemory { .. })), "{format} {shape:?}");
+    }
     assert!(matches!(
         HeadCache::encode(Format::F16, shape, &[0.0; 63]),
         Err(KernelError::Shape { got: 63, .. })

@@ -212,7 +212,8 @@ impl BackendModel for CpuModel {
     }
 
     fn prepare(&self, program: Arc<Program>) -> Result<Box<dyn Executable>> {
-        let slots = program.arena().sizes.iter().map(|size| Buffer::zeroed(*size)).collect();
+        let slots = program.arena().sizes.iter().map(|size| Buffer::zeroed(*size));
+        let slots = slots.collect::<std::result::Result<_, _>>()?;
         let linears = (0..program.steps().len()).map(|index| LinearPlan::new(&program, index)).collect();
         Ok(Box::new(CpuExecutable {
             tables: self.0.clone(),

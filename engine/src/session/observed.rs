@@ -3,7 +3,7 @@
 use super::{ForwardOptions, Output, Session};
 use crate::batch::TokenBatch;
 use crate::error::{EngineError, Result};
-use crate::kv_cache::{CacheShape, KvCache};
+use crate::kv_cache::KvCache;
 use crate::observer::Observer;
 use crate::program::{Phase, ProgramKey};
 
@@ -47,19 +47,11 @@ impl<'s> Observed<'s, '_> {
     /// As there, and those of the observer.
     pub fn prefill_with(self, batch: &TokenBatch, options: ForwardOptions) -> Result<Output<'s>> {
         let Observed { session, observer } = self;
-        let layout = session.graph.cache.ok_or_else(no_cache)?;
         if batch.tokens() > session.context {
             return Err(EngineError::ContextOverflow { needed: batch.tokens(), limit: session.context });
         }
         let (lengths, batch) = batch.padded_on_the_right();
-        let shape = CacheShape {
-            layers: layout.layers,
-            batch: batch.batch(),
-            kv_heads: layout.kv_heads,
-            capacity: session.context,
-            head_dim: layout.head_dim,
-            format: session.cache_format,
-        };
+        let shape = session.cache_shape(batch.batch(), session.context).ok_or_else(no_cache)?;
         if session.cache.as_ref().is_none_or(|cache| cache.shape != shape) {
             // The old cache goes first: both need not fit.
             session.cache = None;

@@ -89,6 +89,7 @@ impl Session {
             model,
             weight_formats,
             context: self.context,
+            available_bytes: self.available_bytes,
             prepared: Vec::new(),
             sweeps: None,
             inputs: StepInputs::default(),

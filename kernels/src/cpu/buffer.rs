@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use super::storage::Storage;
+use crate::error::{KernelError, Result};
 
 /// Floats, zero to begin with, that start at a cache line, on huge pages when there are many.
 ///
@@ -14,14 +15,21 @@ pub struct Buffer {
 
 impl Buffer {
     /// `len` zeros.
-    pub fn zeroed(len: usize) -> Self {
-        Self { storage: Storage::zeroed(len.saturating_mul(size_of::<f32>())), len }
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeroed(len: usize) -> Result<Self> {
+        let needed_bytes = len.saturating_mul(size_of::<f32>());
+        let storage = Storage::try_zeroed(needed_bytes);
+        let storage = storage.ok_or(KernelError::OutOfMemory { what: "activations", needed_bytes })?;
+        Ok(Self { storage, len })
     }
 }
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self::zeroed(0)
+        Self { storage: Storage::zeroed(0), len: 0 }
     }
 }
 

@@ -39,7 +39,7 @@ impl HeadCache {
     /// # Errors
     ///
     /// [`KernelError::NoKernel`] for formats that are not in [`HeadCache::FORMATS`], [`KernelError::Shape`] for more
-    /// bytes than can be addressed.
+    /// bytes than can be addressed, [`KernelError::OutOfMemory`] for more than the system gives.
     pub fn zeroed(format: Format, shape: HeadsShape) -> Result<Self> {
         const OP: &str = "key-value cache";
         if !Self::FORMATS.contains(&format) {
@@ -53,7 +53,12 @@ impl HeadCache {
             return Err(KernelError::Shape { op: OP, what: "bytes", expected, got });
         }
         let scales = if spec.scale.size_bytes() > 0 { rows } else { 0 };
-        Ok(Self { format, shape, codes: Storage::sparse(size_bytes), scales: vec![0.0; scales] })
+        let codes = Storage::try_sparse(size_bytes).zip(bytemuck::allocation::try_zeroed_vec(scales).ok());
+        let (codes, scales) = codes.ok_or(KernelError::OutOfMemory {
+            what: "the keys or values of a layer",
+            needed_bytes: size_bytes.saturating_add(scales.saturating_mul(size_of::<f32>())),
+        })?;
+        Ok(Self { format, shape, codes, scales })
     }
 
     /// A cache that holds `values [batch, heads, capacity, head_dim]`, rounded.

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::op_table::{OpTable, PIECE_BYTES, RoundedKernels, RoundedRow};
 use crate::args::InputRounding;
+use crate::error::Result;
 
 /// What inputs are rounded to before they are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,15 +88,19 @@ impl RoundedInput {
     }
 
     /// Memory for other inputs, of unspecified content.
-    pub(super) fn begin(&mut self, kind: InputKind, rows: usize, cols: usize) -> RoundedMemory<'_> {
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OutOfMemory`](crate::KernelError::OutOfMemory).
+    pub(super) fn begin(&mut self, kind: InputKind, rows: usize, cols: usize) -> Result<RoundedMemory<'_>> {
         let lens = [rows * kind.0.words(cols), 2 * rows];
         for (buffer, len) in [&mut self.codes, &mut self.row_words].into_iter().zip(lens) {
             if buffer.len() < len {
-                *buffer = Buffer::zeroed(len);
+                *buffer = Buffer::zeroed(len)?;
             }
         }
         (self.kind, self.rows, self.cols) = (Some(kind), rows, cols);
-        RoundedMemory { codes: &mut self.codes[..lens[0]], rows: &mut self.row_words[..lens[1]] }
+        Ok(RoundedMemory { codes: &mut self.codes[..lens[0]], rows: &mut self.row_words[..lens[1]] })
     }
 
     pub(super) fn view(&self) -> RoundedView<'_> {

@@ -29,30 +29,36 @@ enum Memory {
 impl Storage {
     /// At least `size` bytes, all zero.
     pub(super) fn zeroed(size: usize) -> Self {
+        // A heap that has no room ends the process, as it does for every vector.
+        Self::try_zeroed(size)
+            .unwrap_or_else(|| Self(Memory::Lines(bytemuck::allocation::zeroed_vec(lines(size)))))
+    }
+
+    /// The same, or `None` where the system has no room.
+    pub(super) fn try_zeroed(size: usize) -> Option<Self> {
         if size >= HUGE_PAGE_BYTES
             && let Ok(map) = MmapMut::map_anon(size)
         {
             // Advice may be refused; the memory is as good without.
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::HugePage);
-            return Self(Memory::Map(map, size));
+            return Some(Self(Memory::Map(map, size)));
         }
-        Self::lines(size)
+        Self::on_heap(size)
     }
 
     /// The same where parts may never be written: they take no memory until they are.
-    pub(super) fn sparse(size: usize) -> Self {
+    pub(super) fn try_sparse(size: usize) -> Option<Self> {
         if size >= PAGE_BYTES
             && let Ok(map) = MmapMut::map_anon(size)
         {
-            return Self(Memory::Map(map, size));
+            return Some(Self(Memory::Map(map, size)));
         }
-        Self::lines(size)
+        Self::on_heap(size)
     }
 
-    fn lines(size: usize) -> Self {
-        // A heap that has no room ends the process, as it does for every vector.
-        Self(Memory::Lines(bytemuck::allocation::zeroed_vec(size.div_ceil(size_of::<Line>()))))
+    fn on_heap(size: usize) -> Option<Self> {
+        Some(Self(Memory::Lines(bytemuck::allocation::try_zeroed_vec(lines(size)).ok()?)))
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -70,6 +76,11 @@ impl Storage {
     }
 }
 
+/// Lines that hold so many bytes.
+fn lines(size: usize) -> usize {
+    size.div_ceil(size_of::<Line>())
+}
+
 impl Clone for Storage {
     fn clone(&self) -> Self {
         let mut copy = Self::zeroed(self.bytes().len());
@@ -85,11 +96,18 @@ mod tests {
     #[test]
     fn small_and_large_storage_is_zero_and_aligned() {
         for size in [0, 1, 64, 100, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 77] {
-            for storage in [Storage::zeroed(size), Storage::sparse(size)] {
+            for storage in [Storage::zeroed(size), Storage::try_sparse(size).unwrap()] {
                 let bytes = storage.bytes();
                 assert!(bytes.len() >= size && bytes.iter().all(|byte| *byte == 0));
                 assert_eq!(bytes.as_ptr().align_offset(64), 0, "{size}");
             }
+        }
+    }
+
+    #[test]
+    fn more_than_an_address_space_is_not_to_be_had() {
+        for size in [1 << 62, isize::MAX as usize, usize::MAX] {
+            assert!(Storage::try_zeroed(size).is_none() && Storage::try_sparse(size).is_none(), "{size}");
         }
     }
 }

@@ -399,7 +399,7 @@ fn large_results_are_those_of_their_rows() {
                 let w = pack(&kernels, format, n, k, &random.values(n * k));
                 let bias = random.values(n);
                 let product = |rows: std::ops::Range<usize>| {
-                    let mut y = Buffer::zeroed(rows.len() * n);
+                    let mut y = Buffer::zeroed(rows.len() * n).unwrap();
                     y.fill(f32::NAN);
                     let part = |matrix: &'_ Matrix| Matrix {
                         data: matrix.data[rows.start * matrix.stride..].to_vec(),

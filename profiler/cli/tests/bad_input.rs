@@ -27,6 +27,30 @@ fn models_that_are_not_there() {
     assert!(refused(&["verify", "synth:tinybert"]).contains("golden.safetensors"));
 }
 
+/// More than any machine holds, and a model that has no room at all.
+#[test]
+fn runs_that_do_not_fit() {
+    let cpu = ["--device", "cpu"];
+    let run = |arguments: &[&str]| refused(&[arguments, &cpu].concat());
+    for arguments in [
+        &["bench", "model", "demo:gpt2", "--batch", "1000000"][..],
+        &["bench", "model", "demo:distilbert", "--batch", "1000000"],
+        &["bench", "model", "demo:gpt2", "--batch", "1000000", "--kv-cache", "int8", "--prompt", "200"],
+    ] {
+        let sentence = run(arguments);
+        assert!(sentence.contains(" GB beside the weights and only "), "{sentence}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    for command in ["profile", "plan"] {
+        let sentence = run(&[command, "demo:gpt2", "--batch", "1000000", "--out", out]);
+        assert!(sentence.contains(" GB beside the weights and only "), "{sentence}");
+    }
+    assert!(run(&["bench", "model", "demo:gpt2", "--prompt", "1000000"]).contains("the context holds"));
+    assert!(run(&["bench", "kernels", "--only", "unheard-of"]).contains("--only unheard-of"));
+    assert!(run(&["profile", "demo:gpt2", "--context", "0", "--out", out]).contains("--context 0"));
+}
+
 #[test]
 fn damaged_directories() {
     let directory = tempfile::tempdir().unwrap();

@@ -36,7 +36,10 @@ pub(in crate::cpu) fn run(
         unsafe { (kernels.table.norm)(NormRow { kind, x: row(&x, r), weight, bias, eps, y: &mut *y }) };
         &*y
     };
-    let memory = rounded.map(|(kind, out)| (kind.0, out.begin(kind, m, k)));
+    let memory = match rounded {
+        Some((kind, out)) => Some((kind.0, out.begin(kind, m, k)?)),
+        None => None,
+    };
     if m == 0 || k == 0 {
         return Ok(());
     }

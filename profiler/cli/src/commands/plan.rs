@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use joulewise_engine::{OutputKind, Strategy, TokenBatch};
+use joulewise_engine::{OutputKind, Phase, Strategy, TokenBatch};
 use joulewise_models::{LoadedModel, ModelSpec, demo, load, synthetic};
 use joulewise_profiler::ProfilerError;
 use joulewise_profiler::experiment::Protocol;
@@ -312,6 +312,8 @@ impl Plan {
             bail!("--tokens {tokens} is more than {} has room for: {limit}", self.model);
         }
         let text: Vec<u32> = probe.batches.iter().flat_map(|batch| batch.tokens.ids()).copied().collect();
+        let phase = if generate > 0 { Phase::Prefill } else { Phase::Forward };
+        opened.session.check_room(phase, batch, tokens)?;
         let ids: Vec<u32> = text.into_iter().cycle().take(batch * tokens).collect();
         Ok(Request { prompt: TokenBatch::dense(ids, batch)?, generate })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use joulewise_engine::{OutputKind, Session, TokenBatch};
+use joulewise_engine::{OutputKind, Phase, Session, TokenBatch};
 use joulewise_models::{ModelSpec, demo, load, synthetic};
 use joulewise_profiler::experiment::{Progress, Protocol};
 use joulewise_profiler::marker;
@@ -239,6 +239,8 @@ impl Profile {
         if tokens > limit {
             bail!("--tokens {tokens} is more than {} has room for: {limit}", opened.model.name);
         }
+        let phase = if graph.cache.is_some() { Phase::Prefill } else { Phase::Forward };
+        opened.session.check_room(phase, batch, tokens)?;
         let text = match graph.output_kind {
             OutputKind::NextToken => demo::WIKITEXT2_EXCERPT.to_owned(),
             OutputKind::Classes | OutputKind::Embedding => {

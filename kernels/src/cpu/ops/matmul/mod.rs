@@ -157,7 +157,7 @@ pub(in crate::cpu) fn round_input(
     out: &mut RoundedInput,
 ) -> Result<()> {
     check::rows("round", "x", &x)?;
-    let mut memory = out.begin(kind, x.rows, x.cols);
+    let mut memory = out.begin(kind, x.rows, x.cols)?;
     if x.rows > 0 && x.cols > 0 {
         rounded::round(kernels, kind.0, &x, &mut memory);
     }
@@ -192,7 +192,7 @@ pub(in crate::cpu) fn run_rounded(kernels: &CpuKernels, args: RoundedMatMul<'_>)
     match y {
         ProductOutput::Rows(y) => to_rows(&mut y.data[..m * n]),
         ProductOutput::Rounded(out, next) => {
-            let mut memory = out.begin(next, m, n);
+            let mut memory = out.begin(next, m, n)?;
             match (kind.0, next.0) {
                 _ if m == 0 || n == 0 => {}
                 (Kind::Brain, Kind::Brain) if rounded.ends => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use joulewise_engine::{Cost, ModuleId, Session, TokenBatch};
+use joulewise_engine::{Cost, ModuleId, Phase, Session, TokenBatch};
 use joulewise_models::synthetic;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::workload::{SessionWorkload, Workload};
@@ -127,6 +127,8 @@ impl ModelBench {
         let load_s = begin.elapsed().as_secs_f64();
         let meter = start(&self.meter)?;
         let graph = opened.session.graph().clone();
+        let phase = if graph.cache.is_some() { Phase::Prefill } else { Phase::Forward };
+        opened.session.check_room(phase, batch, prompt)?;
         let ids = synthetic::prompt(graph.vocab_size, batch * prompt);
         let input = TokenBatch::dense(ids, batch)?;
         let mut figures = Figures {
