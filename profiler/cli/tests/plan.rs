@@ -169,6 +169,39 @@ fn pinned_rows_stay_and_other_settings_do_not_resume() {
 }
 
 #[test]
+fn limits_that_nothing_keeps_to_are_refused_with_what_could_be_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let run = plan(&out, &["--max-bytes", "1000"]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.starts_with("error: no plan keeps to 1000 bytes: "), "{}", run.stderr);
+    assert!(!out.join("plan-journal.jsonl").exists(), "nothing is measured, and no other journal replaced");
+    // The figure is exact: so many bytes can be had.
+    let least = run.stderr.trim_end().rsplit(' ').next().unwrap();
+    let run = plan(&out, &["--max-bytes", least, "--json"]);
+    assert_eq!(run.code, 0, "{least}: {}", run.stderr);
+    let study: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(study["chosen"]["predicted"]["size_bytes"].as_f64(), least.parse().ok());
+    // How long formats take is only known once they were run; random plans need not be.
+    let run = plan(&out, &["--max-seconds", "1e-9"]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("no plan keeps to 0.000000001 s a request (the fastest takes "),
+        "{}",
+        run.stderr
+    );
+    let journal = fs::read_to_string(out.join("plan-journal.jsonl")).unwrap();
+    assert!(!journal.contains("random plan"), "{journal}");
+
+    let pins = folder.path().join("pins.toml");
+    let rule = "[[rule]]\nmatch = \"transformer.h.*.mlp.c_fc\"\nuse = \"nf4\"\npin = true\n";
+    fs::write(&pins, format!("schema = 1\nstrategy = \"fp32\"\n{rule}")).unwrap();
+    let run = plan(&out, &["--plan", pins.to_str().unwrap()]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("pinned to nf4, which is not among"), "{}", run.stderr);
+}
+
+#[test]
 fn plans_that_do_not_fit_are_refused_in_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("plan.toml");

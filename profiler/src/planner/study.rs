@@ -1,5 +1,6 @@
 //! A planning run, from a reference session to a verified plan.
 
+mod foresight;
 mod measure;
 mod prove;
 
@@ -63,6 +64,28 @@ pub struct Settings<'a> {
     pub seed: u64,
 }
 
+impl Settings<'_> {
+    /// Refuses pins and limits that no plan for the model of `session` can keep to, as far as that is known before
+    /// anything is measured: [`plan`] does so, too, but a journal that is begun for it may replace another.
+    ///
+    /// # Errors
+    /// [`ProfilerError::Protocol`] with the figures.
+    pub fn check(&self, session: &Session) -> Result<()> {
+        foresight::check(session, self)
+    }
+
+    /// The reference first.
+    fn all_strategies(&self) -> Vec<Strategy> {
+        [vec![self.reference], self.strategies.clone()].concat()
+    }
+
+    /// The strategy that a person has pinned for a group.
+    fn pin_of(&self, group: &Group) -> Option<Strategy> {
+        let pin = self.pinned.iter().rev().find(|(path, _)| group.paths.contains(path));
+        pin.map(|(_, strategy)| *strategy)
+    }
+}
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
@@ -110,6 +133,7 @@ pub fn plan(
     on_step: OnStep<'_>,
 ) -> Result<(Study, Pareto, Arc<Calibration>)> {
     let (graph, begin_s) = (session.graph().clone(), setup.meter.clock().now_s());
+    settings.check(session)?;
     on_step(&Step { stage: "calibration", what: "", done: 0, all: 1 })?;
     let calibration = Arc::new(calibrate(session, settings.probe.0)?);
     on_step(&Step { stage: "calibration", what: "", done: 1, all: 1 })?;
@@ -119,7 +143,7 @@ pub fn plan(
         setup,
         is_interrupted,
         groups: Group::of_model(&graph),
-        strategies: [vec![settings.reference], settings.strategies.clone()].concat(),
+        strategies: settings.all_strategies(),
         graph,
         calibration,
         begin_s,
@@ -136,8 +160,11 @@ pub fn plan(
     let costs = run.costs(walk.session(), &sensitivities, journal, on_step)?;
     let mut rows = run.rows(walk.session(), &sensitivities, &costs)?;
     let (problem, trials) = run.problems(walk.session(), &mut rows, &costs)?;
-    let (additive_loss, additive_energy) = run.additivity(&mut walk, &trials, &costs, journal, on_step)?;
     let front = Front::of(&problem, &Limits { sensitivity_nats: None, ..settings.limits });
+    if front.is_empty() {
+        return Err(foresight::beyond_limits(&problem, &settings.limits));
+    }
+    let (additive_loss, additive_energy) = run.additivity(&mut walk, &trials, &costs, journal, on_step)?;
     let slope = additive_loss.as_ref().map_or(1.0, |fit| fit.slope);
     let (best, rounds) = run.solve(&mut walk, &problem, &front, slope, journal, on_step)?;
     let strategies = run.strategies_of(&problem, &best.plan);
@@ -260,7 +287,7 @@ impl Run<'_> {
         let safest: Vec<usize> = problem.groups.iter().map(|_| 0).collect();
         Chosen {
             strategies: self.names(&self.strategies_of(problem, &best.plan)),
-            pinned: self.groups.iter().map(|group| self.pinned(group).is_some()).collect(),
+            pinned: self.groups.iter().map(|group| self.settings.pin_of(group).is_some()).collect(),
             predicted: best.totals,
             reference: problem.totals(&safest),
             bound: Bound::of(problem, best.totals.sensitivity_nats),
@@ -270,12 +297,6 @@ impl Run<'_> {
 
     fn names(&self, strategies: &[Strategy]) -> Vec<String> {
         strategies.iter().map(|strategy| strategy.name().to_owned()).collect()
-    }
-
-    /// The strategy that a person has pinned for a group.
-    fn pinned(&self, group: &Group) -> Option<Strategy> {
-        let pin = self.settings.pinned.iter().rev().find(|(path, _)| group.paths.contains(path));
-        pin.map(|(_, strategy)| *strategy)
     }
 
     fn pareto(&self, front: &Front, problem: &Problem) -> Pareto {
@@ -323,6 +344,12 @@ impl Run<'_> {
         }
         notes
     }
+}
+
+/// Bytes of a group's weights.
+fn size_bytes(graph: &ModelGraph, group: &Group, strategy: Strategy) -> f64 {
+    let format = strategy.precision().weight;
+    group.weights.iter().map(|weight| encoded_bytes(graph.weight(*weight).shape, format)).sum()
 }
 
 /// Bytes of a weight in a format; vectors stay in f32.

@@ -177,6 +177,7 @@ impl Plan {
             random_plans: self.random_plans.unwrap_or(random_plans),
             seed: self.seed,
         };
+        settings.check(&opened.session)?;
         let mut journal = self.journal(&settings, opened.session.device(), protocol.regression)?;
         let mut stages = Stages::new();
         let result = plan(
@@ -311,9 +312,9 @@ impl Plan {
             let limit = opened.session.context().saturating_sub(usize::from(generate > 0));
             bail!("--tokens {tokens} is more than {} has room for: {limit}", self.model);
         }
-        let text: Vec<u32> = probe.batches.iter().flat_map(|batch| batch.tokens.ids()).copied().collect();
         let phase = if generate > 0 { Phase::Prefill } else { Phase::Forward };
         opened.session.check_room(phase, batch, tokens)?;
+        let text: Vec<u32> = probe.batches.iter().flat_map(|batch| batch.tokens.ids()).copied().collect();
         let ids: Vec<u32> = text.into_iter().cycle().take(batch * tokens).collect();
         Ok(Request { prompt: TokenBatch::dense(ids, batch)?, generate })
     }

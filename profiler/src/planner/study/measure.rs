@@ -138,9 +138,7 @@ impl Run<'_> {
 
     /// Bytes of a group's weights.
     pub(super) fn size_bytes(&self, group: &Group, strategy: Strategy) -> f64 {
-        let format = strategy.precision().weight;
-        let bytes = |weight| super::encoded_bytes(self.graph.weight(weight).shape, format);
-        group.weights.iter().map(|weight| bytes(*weight)).sum()
+        super::size_bytes(&self.graph, group, strategy)
     }
 
     pub(super) fn rows(
@@ -213,7 +211,7 @@ impl Run<'_> {
         let mut problem = Problem { objective, ..Problem::default() };
         let mut of_trials = Vec::with_capacity(self.groups.len());
         for ((group, row), costs) in self.groups.iter().zip(rows.iter_mut()).zip(&costs.pairs) {
-            let pinned = self.pinned(group);
+            let pinned = self.settings.pin_of(group);
             let (mut choices, mut all) = (Vec::new(), Vec::new());
             for (index, pair) in row.pairs.iter_mut().enumerate() {
                 let (strategy, Some(cost)) = (self.strategies[index], pair.cost) else { continue };
