@@ -101,7 +101,12 @@ impl Page {
         let iterations =
             protocol.iterations.map_or("as many as a window needs".to_owned(), |n| n.to_string());
         Page {
-            title: profile.models.iter().map(|model| model.model.name.clone()).collect::<Vec<_>>().join(", "),
+            title: profile
+                .models
+                .iter()
+                .map(|model| model.model.name.as_str())
+                .collect::<Vec<_>>()
+                .join(" and "),
             is_complete: profile.is_complete,
             is_estimated: profile
                 .phases()
