@@ -1,16 +1,5 @@
 // Rows of activations rounded to eight bits, each with its own scale or all with one: one block per row.
 
-// Eight values of e4m3 as codes.
-__device__ __forceinline__ u32 code_of(float value) {
-    u32 bits = __float_as_uint(value), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
-    if (magnitude == 0)
-        return sign;
-    int exponent = (int)(magnitude >> 23) - 127;
-    if (exponent < -6)
-        return sign | (u32)(__uint_as_float(magnitude) * 512.0f);
-    return sign | (u32)(exponent + 7) << 3 | (magnitude >> 20 & 7);
-}
-
 // to: 0 codes of eight bits, 1 their values in halves. y has `y_stride` elements a row; those beyond k become zero.
 extern "C" __global__ void quantise_rows(const void *x, int type, int stride, int k, int rounding, float given, int to,
                                          void *y, int y_stride, float *scales) {
@@ -42,10 +31,6 @@ extern "C" __global__ void quantise_rows(const void *x, int type, int stride, in
             store_eight(v, y, IS_F16, at, 8, true);
             continue;
         }
-        u32 words[2] = {0, 0};
-#pragma unroll
-        for (int e = 0; e < 8; e++)
-            words[e / 4] |= (rounding == TO_E4M3 ? code_of(v[e]) : (u32)(int)v[e] & 255) << e % 4 * 8;
-        *(uint2 *)((u8 *)y + at) = make_uint2(words[0], words[1]);
+        store_codes(v, rounding, (u8 *)y + at);
     }
 }

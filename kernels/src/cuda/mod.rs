@@ -25,7 +25,7 @@ use driver::{Context, CubinCache, CudaError, Function, Module, Stream};
 use linear::StreamScratch;
 pub use linear::{FusedNorm, LinearArgs, LinearPart, LinearScratch, ScratchSize};
 pub use matrix::{DeviceMatrix, DeviceRows};
-pub use norm::NormArgs;
+pub use norm::{NormArgs, NormRounding};
 pub use rope::{CacheWriteArgs, RopeArgs, RotateArgs};
 pub use rows::{EmbedArgs, MeanPoolArgs};
 use source::{SOURCES, Source};

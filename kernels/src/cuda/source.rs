@@ -29,6 +29,12 @@ const CODES: &str = include_str!("../../cuda/codes.cuh");
 /// A row of inputs on its way from memory, in front of the files that normalise rows or multiply just one.
 const ROW: &str = include_str!("../../cuda/row.cuh");
 
+/// Rows as codes, in front of the files that round them.
+const ROUNDED: &str = include_str!("../../cuda/rounded.cuh");
+
+const ROW_AND_ROUNDED: &str =
+    concat!(include_str!("../../cuda/row.cuh"), include_str!("../../cuda/rounded.cuh"));
+
 /// What only Hopper has, and how its products end.
 const HOPPER_AND_ENDING: &str =
     concat!(include_str!("../../cuda/hopper.cuh"), include_str!("../../cuda/gemm_ending.cuh"));
@@ -76,12 +82,12 @@ pub static SOURCES: &[Source] = &[
     source!("attention.cu"),
     source!("rows.cu"),
     source!("sampling.cu"),
-    source!("norm.cu", None, None, ROW),
+    source!("norm.cu", None, None, ROW_AND_ROUNDED),
     source!("rope.cu"),
     source!("gemv.cu", None, None, ROW),
     source!("gemm_simt.cu"),
     source!("gemm_mma.cu"),
-    source!("quantise.cu"),
+    source!("quantise.cu", None, None, ROUNDED),
     source!("gemm_hopper.cu", Some("f16"), Some("sm_90a"), HOPPER_AND_ENDING),
     source!("gemm_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_ENDING),
     source!("gemm_hopper.cu", Some("s8"), Some("sm_90a"), HOPPER_AND_ENDING),

@@ -1,7 +1,10 @@
 //! Products of every weight format with any number of rows, alone and with all that can be fused.
 
+use joulewise_kernels::KernelError;
 use joulewise_kernels::args::{self, ActivationKind, InputRounding, NormKind, Rows, RowsMut};
-use joulewise_kernels::cuda::{CudaKernels, DeviceRows, FusedNorm, LinearArgs, LinearPart, LinearScratch};
+use joulewise_kernels::cuda::{
+    CudaKernels, DeviceRows, FusedNorm, LinearArgs, LinearPart, LinearScratch, NormArgs, NormRounding,
+};
 use joulewise_kernels::format::Format;
 use joulewise_kernels::reference;
 
@@ -422,6 +425,106 @@ fn residuals_ahead_of_products() {
                     }
                     let what = format!("{format} m {m} n {n} k {k}, residual {residual_format} y {y_format}");
                     close(&y.read(), &expected, bound, &what);
+                }
+            }
+        }
+    });
+}
+
+/// A norm that leaves the codes which products behind it multiply, and perhaps its own result: every bit is that of a norm and
+/// products that round their input by themselves.
+#[test]
+fn norms_that_leave_codes() {
+    with_kernels(|kernels| {
+        let gpu = Gpu::new(kernels);
+        let mut random = Random(6);
+        let is_hopper = kernels.context().compute_capability() == (9, 0);
+        // Rows of half a piece of 16 codes, longer ones than threads keep in registers, and more than there are multiprocessors.
+        let fixed =
+            [(2, 8), (5, 24), (40, 768), (300, 1032), (150, 4096), (3, 16392), (2, 20000), (7, 77), (1, 64)];
+        for round in 0..60 {
+            let (m, k) = match fixed.get(round) {
+                Some(shape) => *shape,
+                None => (random.between(2, 280), 8 * random.between(1, 300)),
+            };
+            let (offset, stride) =
+                if round % 3 == 0 { (random.below(9), k + random.below(20)) } else { (0, k) };
+            let (x_format, y_format) = (FORMATS[round % 3], FORMATS[round / 3 % 3]);
+            let (dx, _) = gpu.typed(x_format, &random.floats(offset + m * stride));
+            let (weight, bias) = (gpu.floats(&random.floats(k)), gpu.floats(&random.floats(k)));
+            for format in [Format::Int8, Format::Fp8E4m3] {
+                for rounding in [InputRounding::PerToken, InputRounding::Static { scale: 0.02 }] {
+                    let n = [random.between(1, 150), random.between(1, 90), random.between(1, 90)];
+                    let n = &n[..random.between(1, 3)];
+                    let matrices: Vec<_> =
+                        n.iter().map(|n| gpu.matrix(format, *n, k, &random.floats(n * k)).0).collect();
+                    let what = format!(
+                        "{format} {rounding:?} m {m} n {n:?} k {k}, x {x_format} at {offset} by {stride}, y {y_format}"
+                    );
+                    let takes_codes = kernels.takes_codes(&matrices[0], m, rounding);
+                    let is_expected = is_hopper && k % 8 == 0 && m > 1;
+                    assert_eq!(takes_codes, is_expected, "{what}");
+                    let run = |is_fused: bool, is_y_read: bool, stale: &[f32]| {
+                        let y = gpu.poisoned_in(y_format, m * k);
+                        let results: Vec<_> = n.iter().map(|n| gpu.poisoned_in(Format::F32, m * n)).collect();
+                        let parts: Vec<_> = matrices
+                            .iter()
+                            .zip(results.iter().zip(n))
+                            .map(|(w, (result, n))| LinearPart { w, bias: None, y: result.rows(m, *n) })
+                            .collect();
+                        let normed = y.rows(m, k);
+                        let scratch = scratch(&gpu, kernels, &parts, &normed);
+                        // Something else was rounded before.
+                        let (stale, _) = gpu.typed(Format::F32, stale);
+                        kernels.round_rows(&stale.rows(m, k), rounding, &matrices[0], &scratch).unwrap();
+                        let norm = NormArgs {
+                            kind: if round % 2 == 0 { NormKind::Layer } else { NormKind::Rms },
+                            x: dx.part(offset, m, k, stride),
+                            weight: &weight,
+                            bias: (round % 4 < 2).then_some(&bias),
+                            eps: 1e-6,
+                            y: normed,
+                        };
+                        if is_fused {
+                            let w = &matrices[0];
+                            let rounded = NormRounding { rounding, w, scratch: &scratch, is_y_read };
+                            kernels.norm_and_round(&norm, &rounded)?;
+                        } else {
+                            kernels.norm(&norm)?;
+                        }
+                        kernels.linear(&LinearArgs {
+                            x: normed,
+                            norm: None,
+                            rounding,
+                            is_rounded: is_fused,
+                            parts: &parts,
+                            gate: None,
+                            activation: None,
+                            residual: None,
+                            scratch: &scratch,
+                        })?;
+                        let bits =
+                            |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                        let results = results.iter().map(|result| bits(result.read())).collect::<Vec<_>>();
+                        Ok::<_, KernelError>((y.read(), results))
+                    };
+                    let stale = random.floats(m * k);
+                    if !takes_codes {
+                        let refused = run(true, true, &stale);
+                        assert!(matches!(refused, Err(KernelError::NoKernel { .. })), "{what}");
+                        continue;
+                    }
+                    let (y, expected) = run(false, true, &stale).unwrap();
+                    for is_y_read in [false, true] {
+                        let (written, got) = run(true, is_y_read, &stale).unwrap();
+                        assert!(got == expected, "{what}, y read: {is_y_read}");
+                        let is_same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+                        let is_as_it_should = match is_y_read {
+                            true => written.iter().zip(&y).all(is_same),
+                            false => written.iter().all(|y| y.is_nan()),
+                        };
+                        assert!(is_as_it_should, "normed value, {what}, y read: {is_y_read}");
+                    }
                 }
             }
         }

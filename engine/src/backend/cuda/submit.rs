@@ -5,12 +5,12 @@ use std::ops::Range;
 use joulewise_kernels::args::InputRounding;
 use joulewise_kernels::cuda::{
     AttentionArgs, CacheWriteArgs, DecodeArgs, DeviceRows, EmbedArgs, FusedNorm, KeyValues, LinearArgs,
-    LinearPart, MeanPoolArgs, NormArgs, RopeArgs, RotateArgs,
+    LinearPart, MeanPoolArgs, NormArgs, NormRounding, RopeArgs, RotateArgs,
 };
 
 use super::CudaCache;
 use super::memory::Memory;
-use super::plan::{Planner, Work};
+use super::plan::{NormInFront, Planner, Work};
 use crate::error::{EngineError, Result};
 use crate::op::{IndexInput, Op, RowChoice, ValueId};
 
@@ -61,6 +61,13 @@ impl Memory {
             }
             _ => false,
         };
+        let takes_codes = |step: usize| match self.op(step) {
+            Op::Linear { x, weight, .. } => {
+                let (rows, rounding) = (self.program.shape(x.value).0, self.rounding(step));
+                self.tables.matrix(*weight).is_ok_and(|matrix| kernels.takes_codes(matrix, rows, rounding))
+            }
+            _ => false,
+        };
         let can_rotate = |ropes: (usize, usize), write: usize| {
             cache.is_some_and(|cache| {
                 self.rotation(ropes, write, cache).is_ok_and(|args| kernels.can_rotate_and_write(&args))
@@ -69,6 +76,7 @@ impl Memory {
         let planner = Planner {
             program: &self.program,
             can_join: &can_join,
+            takes_codes: &takes_codes,
             are_alike: &are_alike,
             can_rotate: &can_rotate,
             share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
@@ -98,7 +106,7 @@ impl Memory {
 
     fn product(
         &self,
-        norm: Option<usize>,
+        norm: Option<NormInFront>,
         linears: Range<usize>,
         gate: Option<usize>,
         activate: Option<usize>,
@@ -112,16 +120,21 @@ impl Memory {
             let bias = self.tables.optional_vector(*bias)?;
             parts.push(LinearPart { w: self.tables.matrix(*weight)?, bias, y: self.whole(*y)? });
         }
-        let Some((mut x, mut y)) = last else { return Err(self.misplanned(first)) };
-        let mut fused_norm = None;
-        if let Some(Op::Norm { kind, x: source, weight, bias, eps, .. }) = norm.map(|step| self.op(step)) {
-            x = *source;
-            fused_norm = Some(FusedNorm {
-                kind: *kind,
-                weight: self.tables.vector(*weight)?,
-                bias: self.tables.optional_vector(*bias)?,
-                eps: *eps,
-            });
+        let Some((x, mut y)) = last else { return Err(self.misplanned(first)) };
+        let mut input = self.rows(&x)?;
+        let (mut fused_norm, mut is_rounded) = (None, false);
+        match norm {
+            Some(NormInFront::Within(step)) => {
+                let NormArgs { kind, x, weight, bias, eps, .. } = self.norm(step)?;
+                (input, fused_norm) = (x, Some(FusedNorm { kind, weight, bias, eps }));
+            }
+            Some(NormInFront::AsCodes { norm, is_y_read }) => {
+                let rounding = self.rounding(first);
+                let rounded = NormRounding { rounding, w: parts[0].w, scratch: &self.linear, is_y_read };
+                self.tables.kernels.norm_and_round(&self.norm(norm)?, &rounded)?;
+                is_rounded = true;
+            }
+            None => {}
         }
         let (mut gate_kind, mut activation, mut residual) = (None, None, None);
         if let Some(Op::Gate { kind, y: out, .. }) = gate.map(|step| self.op(step)) {
@@ -138,16 +151,30 @@ impl Memory {
             parts[0].y = self.whole(out)?;
         }
         Ok(self.tables.kernels.linear(&LinearArgs {
-            x: self.rows(&x)?,
+            x: input,
             norm: fused_norm,
             rounding: self.rounding(first),
-            is_rounded: false,
+            is_rounded,
             parts: &parts,
             gate: gate_kind,
             activation,
             residual,
             scratch: &self.linear,
         })?)
+    }
+
+    fn norm(&self, step: usize) -> Result<NormArgs<'_>> {
+        let Op::Norm { kind, x, weight, bias, eps, y } = self.op(step) else {
+            return Err(self.misplanned(step));
+        };
+        Ok(NormArgs {
+            kind: *kind,
+            x: self.rows(x)?,
+            weight: self.tables.vector(*weight)?,
+            bias: self.tables.optional_vector(*bias)?,
+            eps: *eps,
+            y: self.whole(*y)?,
+        })
     }
 
     fn rotation<'a>(
@@ -232,14 +259,7 @@ impl Memory {
                 kernels.embed(&EmbedArgs { table: tables.table(*table)?, ids, y: self.whole(*y)? })?;
             }
             Op::Linear { .. } => self.product(None, step..step + 1, None, None, None)?,
-            Op::Norm { kind, x, weight, bias, eps, y } => kernels.norm(&NormArgs {
-                kind: *kind,
-                x: self.rows(x)?,
-                weight: tables.vector(*weight)?,
-                bias: tables.optional_vector(*bias)?,
-                eps: *eps,
-                y: self.whole(*y)?,
-            })?,
+            Op::Norm { .. } => kernels.norm(&self.norm(step)?)?,
             Op::Activate { kind, x, y } => kernels.activate(*kind, self.rows(x)?, self.whole(*y)?)?,
             Op::Gate { kind, gate, up, y } => {
                 kernels.gate(*kind, self.rows(gate)?, self.rows(up)?, self.whole(*y)?)?;

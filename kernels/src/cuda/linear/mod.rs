@@ -31,7 +31,7 @@ pub struct LinearArgs<'a> {
     pub norm: Option<FusedNorm<'a>>,
     /// How `x` is rounded before it is multiplied with 8-bit weights.
     pub rounding: InputRounding,
-    /// Whether [`CudaKernels::round_rows`] did that already.
+    /// Whether [`CudaKernels::round_rows`] or [`CudaKernels::norm_and_round`] did that already.
     pub is_rounded: bool,
     /// The matrices, all of one format and with as many columns.
     pub parts: &'a [LinearPart<'a>],
@@ -221,13 +221,18 @@ impl CudaKernels {
         w: &DeviceMatrix,
         scratch: &LinearScratch,
     ) -> Result<bool> {
-        let takes_codes =
-            self.multiplies_codes(w.format, rounding) && self.route(w, x.rows, rounding) == Route::Tensor;
+        let takes_codes = self.takes_codes(w, x.rows, rounding);
         if takes_codes {
             check::rows(OP, "x", x)?;
             self.rounded(x, rounding, w.format, operand::RoundedTo::Codes, scratch)?;
         }
         Ok(takes_codes)
+    }
+
+    /// Whether [`CudaKernels::linear`] multiplies `m` rows with such a matrix as codes of 8 bits, which another kernel may have
+    /// left in its scratch before.
+    pub fn takes_codes(&self, w: &DeviceMatrix, m: usize, rounding: InputRounding) -> bool {
+        self.multiplies_codes(w.format, rounding) && self.route(w, m, rounding) == Route::Tensor
     }
 
     /// Whether codes are multiplied as they are.

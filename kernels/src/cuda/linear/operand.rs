@@ -24,6 +24,22 @@ impl LinearScratch {
         let pitch = cols.next_multiple_of(16);
         Operand { data: &self.rows, offset_bytes: 0, pitch, scales: Some(&self.scales) }
     }
+
+    /// What a kernel that leaves codes of `rows` here has to know, behind its other arguments: how they are rounded, where codes
+    /// and scales go.
+    pub(in crate::cuda) fn codes_of<'a>(
+        &self,
+        launch: Launch<'a>,
+        [rows, cols]: [usize; 2],
+        rounding: InputRounding,
+        weights: Format,
+    ) -> Result<Launch<'a>> {
+        let pitch = cols.next_multiple_of(16);
+        check::at_least(OP, "bytes for rows", rows * pitch, self.rows.len())?;
+        check::at_least(OP, "scales of rows", rows, self.scales.len())?;
+        let (kind, scale) = rounding_code(rounding, weights);
+        Ok(launch.int(kind).float(scale).buffer(&self.rows, 0).int(pitch).buffer(&self.scales, 0))
+    }
 }
 
 /// What rounded rows are kept as; the kernel's codes.
