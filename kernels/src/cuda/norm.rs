@@ -38,6 +38,11 @@ pub struct NormRounding<'a> {
 /// Times eight elements that a thread keeps in registers.
 const KEPT: usize = 4;
 
+/// Rows for each multiprocessor from which on norm and rounding in one launch are faster than in two. The code of both is
+/// twice as long as that of the norm, and few rows do not make up for fetching it: on an H100, DistilBERT does 2.3 % more at 256 x
+/// 128 tokens, 1.5 % less at 1 x 128, and GPT-2 reads prompts of 512 tokens 9 % slower.
+const ROUNDED_ROWS: usize = 32;
+
 const OP: &str = "norm";
 
 impl CudaKernels {
@@ -69,6 +74,11 @@ impl CudaKernels {
         let launch = scratch.codes_of(launch, [x.rows, x.cols], rounding, w.format)?;
         // SAFETY: one block per row; shapes and the room in the scratch were checked.
         Ok(unsafe { launch.submit([x.rows, 1, 1], self.norm_threads(&x), 0, true) }?)
+    }
+
+    /// Whether [`CudaKernels::norm_and_round`] is the faster way to a product of `m` rows.
+    pub fn rounds_behind_norm(&self, w: &DeviceMatrix, m: usize, rounding: InputRounding) -> bool {
+        m >= ROUNDED_ROWS * self.context().multiprocessors() && self.takes_codes(w, m, rounding)
     }
 
     /// Everything up to where the result goes.

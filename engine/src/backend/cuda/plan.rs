@@ -43,8 +43,8 @@ pub(super) struct Planner<'a> {
     pub(super) program: &'a Program,
     /// Whether a product like this linear's takes several matrices, or a gate, and a norm in front.
     pub(super) can_join: &'a dyn Fn(usize, bool) -> bool,
-    /// Whether a product like this linear's multiplies codes, which the norm in front may leave.
-    pub(super) takes_codes: &'a dyn Fn(usize) -> bool,
+    /// Whether the norm in front of a product like this linear's had better leave codes for it.
+    pub(super) rounds_behind_norm: &'a dyn Fn(usize) -> bool,
     /// Whether two linears have weights of one format and round their input alike.
     pub(super) are_alike: &'a dyn Fn(usize, usize) -> bool,
     /// Whether two values may lie in the same place.
@@ -100,7 +100,7 @@ impl Planner<'_> {
                 let is_y_read = !self.program.is_private(normed, first..last);
                 if is_within && !is_y_read {
                     (Some(NormInFront::Within(norm)), Some(source))
-                } else if (self.takes_codes)(first) {
+                } else if (self.rounds_behind_norm)(first) {
                     // Codes lie where no value does, and the launch that leaves them has read its input to the end before
                     // the product writes anything.
                     (Some(NormInFront::AsCodes { norm, is_y_read }), None)
@@ -272,12 +272,17 @@ mod tests {
     }
 
     /// What a device does that takes codes, and joins products without a norm.
-    fn planned(program: &Program, range: Range<usize>, takes_codes: bool, are_alike: bool) -> Vec<Work> {
+    fn planned(
+        program: &Program,
+        range: Range<usize>,
+        rounds_behind_norm: bool,
+        are_alike: bool,
+    ) -> Vec<Work> {
         let arena = program.arena_with_room(MOST_STEPS);
         let planner = Planner {
             program,
             can_join: &|_, has_norm| !has_norm,
-            takes_codes: &|_| takes_codes,
+            rounds_behind_norm: &|_| rounds_behind_norm,
             are_alike: &|_, _| are_alike,
             share_memory: &|a, b| arena.slots[a.index()] == arena.slots[b.index()],
             can_rotate: &|_, _| false,

@@ -61,10 +61,12 @@ impl Memory {
             }
             _ => false,
         };
-        let takes_codes = |step: usize| match self.op(step) {
+        let rounds_behind_norm = |step: usize| match self.op(step) {
             Op::Linear { x, weight, .. } => {
                 let (rows, rounding) = (self.program.shape(x.value).0, self.rounding(step));
-                self.tables.matrix(*weight).is_ok_and(|matrix| kernels.takes_codes(matrix, rows, rounding))
+                self.tables
+                    .matrix(*weight)
+                    .is_ok_and(|matrix| kernels.rounds_behind_norm(matrix, rows, rounding))
             }
             _ => false,
         };
@@ -76,7 +78,7 @@ impl Memory {
         let planner = Planner {
             program: &self.program,
             can_join: &can_join,
-            takes_codes: &takes_codes,
+            rounds_behind_norm: &rounds_behind_norm,
             are_alike: &are_alike,
             can_rotate: &can_rotate,
             share_memory: &|a, b| self.places[a.index()] == self.places[b.index()],
