@@ -1,10 +1,10 @@
 //! What is measured in which round, and for how long.
 //!
-//! A round holds: the whole program in one piece and, in the first rounds, cut at modules, side by side; the whole program with each class of
-//! modules run extra times, the whole program by itself in the same way, and a random mixture of classes, from
-//! which regression learns and on which it is tested; in the first rounds also each class by itself, going round its
-//! layers, and each module by itself. Any round can be told without those before it, so an interrupted experiment
-//! continues as if nothing had happened.
+//! A round holds: the whole program in one piece and, in the first rounds, cut at modules, side by side; the whole program
+//! with each class of modules run extra times (small classes more rarely after the first rounds), the whole program by itself
+//! in the same way, and a random mixture of classes, from which regression learns and on which it is tested; in the first
+//! rounds also each class by itself, going round its layers, and each module by itself. Any round can be told without those
+//! before it, so an interrupted experiment continues as if nothing had happened.
 
 use joulewise_engine::{ModuleId, Sweeps};
 use rand::seq::{IndexedRandom, SliceRandom};
