@@ -35,7 +35,7 @@ pub use alibi::alibi_slopes;
 pub use arena::Arena;
 pub use backend::cpu::CpuBackend;
 pub use backend::cuda::CudaBackend;
-pub use backend::{Backend, BackendModel, Executable, LoadProgress, Mark, StepInputs};
+pub use backend::{Backend, BackendModel, ClockReading, Executable, LoadProgress, Mark, StepInputs};
 pub use batch::TokenBatch;
 pub use builder::{Attention, Flow, Linear, ModelBuilder, Norm};
 pub use calibration::Calibration;

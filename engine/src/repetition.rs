@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{BackendModel, Executable, StepInputs};
+use crate::backend::{BackendModel, ClockReading, Executable, StepInputs};
 use crate::error::{EngineError, Result};
 use crate::kv_cache::KvCache;
 use crate::module::ModuleId;
@@ -108,6 +108,14 @@ impl Repetition<'_> {
     /// When the device fails.
     pub fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
         self.timed(iterations, false, sweeps)
+    }
+
+    /// Reads the device's clock: see [`Executable::clock`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn clock(&mut self) -> Result<Option<ClockReading>> {
+        self.whole.clock()
     }
 
     fn timed(&mut self, iterations: usize, with_whole: bool, sweeps: &[Sweeps]) -> Result<f64> {

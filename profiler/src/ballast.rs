@@ -245,6 +245,7 @@ mod tests {
                         counts: (0..n).map(|class| if swept.contains(&class) { 3.0 } else { 1.0 }).collect(),
                         response: n as f64 + 2.0 * swept.len() as f64,
                         sampling_sd: 0.0,
+                        conditions: Vec::new(),
                     };
                     let observations: Vec<Observation> = (0..3)
                         .flat_map(|block| {

@@ -22,6 +22,9 @@ const SHORTEST_S: f64 = 0.1;
 /// Unit of `/proc/stat`, the same on every Linux that this runs on.
 const TICK_S: f64 = 0.01;
 
+/// What a GPU says whose clock is held down to keep to its power limit.
+pub(crate) const AT_POWER_CAP: &str = "the GPU was at its power cap";
+
 /// Looks at a machine.
 #[derive(Clone, Debug)]
 pub struct Watch {

@@ -10,9 +10,10 @@ mod record;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use joulewise_engine::{Cost, ModuleId, Phase, Sweeps};
+use joulewise_engine::{ClockReading, Cost, ModuleId, Phase, Sweeps};
 
 use crate::classes::{Surroundings, classes_of};
+use crate::clock::Clock;
 use crate::conditions::Look;
 use crate::error::Result;
 use crate::meter::{EnergyMeter, MeteredDevice};
@@ -21,7 +22,7 @@ pub use crate::protocol::Protocol;
 use crate::schedule::{Basis, Length, Planned, Schedule};
 use crate::sensor::estimator::WorkCounter;
 use crate::statistics::Summary;
-use crate::workload::Workload;
+use crate::workload::{Repeat, Repeated, Workload};
 
 pub use record::{Extra, Record, Seen, Target, Trial};
 
@@ -245,6 +246,7 @@ impl<'a> Experiment<'a> {
                 seen: None,
                 flags: Vec::new(),
                 temperature_c: None,
+                clock_hz: None,
             });
         }
         Ok(())
@@ -283,60 +285,52 @@ impl<'a> Experiment<'a> {
             // A clock that falls at rest is as it should be.
             flags: Look { clock_hz: None, ..after.clone() }.flags_since(&before),
             temperature_c: after.temperature_c,
+            clock_hz: None,
         });
     }
 
     fn trial(&mut self, planned: &Planned, round: usize) -> Result<Trial> {
         let cost = self.cost(planned);
         let device = self.device;
-        let Experiment { workload, times, meter, sets, .. } = self;
+        let Experiment { workload, times, meter, sets, work, .. } = self;
         let sweeps: Vec<Sweeps> =
             planned.extra.iter().map(|e| Sweeps { set: e.class, count: e.sweeps }).collect();
         times.clear();
         let lead_in = planned.length.lead_in(self.update_period_s);
         let mut before = Look::default();
-        let mut measured = |run: &mut dyn FnMut(usize) -> Result<f64>| {
+        let mut measured = |target: &mut dyn Repeat| {
             if lead_in > 0 {
-                run(lead_in)?;
+                target.run(lead_in)?;
             }
             before = meter.look(device);
+            let earlier = target.clock()?;
             let window = meter.begin();
-            let filled = planned.length.fill(meter.clock(), run)?;
-            Ok::<_, crate::ProfilerError>((window, filled))
+            let (n, run_s) = planned.length.fill(meter.clock(), &mut |iterations| target.run(iterations))?;
+            if let Some(work) = work {
+                let bytes = cost.bytes_read + cost.bytes_written;
+                work.add((cost.flops * n as f64) as u64, (bytes * n as f64) as u64);
+            }
+            let closed = meter.close(window);
+            let clock_hz = target.clock()?.zip(earlier).and_then(|(now, earlier)| now.mean_hz_since(earlier));
+            Ok::<_, crate::ProfilerError>((closed, n, run_s, clock_hz))
         };
-        let (window, (n, run_s)) = match planned.target {
+        let (closed, n, run_s, clock_hz) = match planned.target {
             Target::Observed => {
-                let clock = meter.clock();
-                measured(&mut |iterations| {
-                    let start_s = clock.now_s();
-                    for _ in 0..iterations {
-                        workload.observe(times)?;
-                    }
-                    Ok(clock.now_s() - start_s)
-                })?
+                measured(&mut Observing { workload: &mut **workload, times, clock: meter.clock() })?
             }
             Target::Whole | Target::Idle | Target::Marker => {
-                let mut whole = workload.repeat(ModuleId::ROOT)?;
-                measured(&mut |iterations| whole.run(iterations))?
+                measured(&mut *workload.repeat(ModuleId::ROOT)?)?
             }
-            Target::Replay(module) => {
-                let mut replay = workload.repeat(module)?;
-                measured(&mut |iterations| replay.run(iterations))?
-            }
+            Target::Replay(module) => measured(&mut *workload.repeat(module)?)?,
             Target::Repeated | Target::Mixture => {
-                let mut repetition = workload.repetition(sets)?;
-                measured(&mut |iterations| repetition.run(iterations, &sweeps))?
+                let repetition = workload.repetition(sets)?;
+                measured(&mut Sweeping { repetition, sweeps: &sweeps, with_whole: true })?
             }
             Target::Rotation(_) => {
-                let mut repetition = workload.repetition(sets)?;
-                measured(&mut |iterations| repetition.rotate(iterations, &sweeps))?
+                let repetition = workload.repetition(sets)?;
+                measured(&mut Sweeping { repetition, sweeps: &sweeps, with_whole: false })?
             }
         };
-        if let Some(work) = &self.work {
-            let bytes = cost.bytes_read + cost.bytes_written;
-            work.add((cost.flops * n as f64) as u64, (bytes * n as f64) as u64);
-        }
-        let closed = self.meter.close(window);
         let after = self.meter.look(device);
         let is_observed = planned.target == Target::Observed;
         let parts = if is_observed { self.workload.parts() } else { &[] };
@@ -353,6 +347,7 @@ impl<'a> Experiment<'a> {
             seen: None,
             flags: after.flags_since(&before),
             temperature_c: after.temperature_c,
+            clock_hz,
         })
     }
 
@@ -373,5 +368,43 @@ impl<'a> Experiment<'a> {
             }
         }
         cost
+    }
+}
+
+/// The whole program cut at modules, over and over.
+struct Observing<'a> {
+    workload: &'a mut dyn Workload,
+    times: &'a mut ModuleTimes,
+    clock: &'a dyn Clock,
+}
+
+impl Repeat for Observing<'_> {
+    fn run(&mut self, iterations: usize) -> Result<f64> {
+        let start_s = self.clock.now_s();
+        for _ in 0..iterations {
+            self.workload.observe(self.times)?;
+        }
+        Ok(self.clock.now_s() - start_s)
+    }
+}
+
+/// The sweeps of a trial, over and over.
+struct Sweeping<'a> {
+    repetition: Box<dyn Repeated + 'a>,
+    sweeps: &'a [Sweeps],
+    /// Whether they stand behind the whole program.
+    with_whole: bool,
+}
+
+impl Repeat for Sweeping<'_> {
+    fn run(&mut self, iterations: usize) -> Result<f64> {
+        match self.with_whole {
+            true => self.repetition.run(iterations, self.sweeps),
+            false => self.repetition.rotate(iterations, self.sweeps),
+        }
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        self.repetition.clock()
     }
 }

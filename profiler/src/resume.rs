@@ -74,6 +74,7 @@ fn trial(window: &WindowRow) -> Result<Trial> {
         seen: None,
         flags: window.flags.clone(),
         temperature_c: window.temperature_c,
+        clock_hz: window.clock_hz,
     })
 }
 

@@ -4,8 +4,8 @@
 //! known truth (in the tests) another.
 
 use joulewise_engine::{
-    Cost, ModuleId, ModuleKind, Observer, Op, Phase, Program, Repetition, Replay, Session, Sweeps,
-    TokenBatch, WeightId,
+    ClockReading, Cost, ModuleId, ModuleKind, Observer, Op, Phase, Program, Repetition, Replay, Session,
+    Sweeps, TokenBatch, WeightId,
 };
 
 use crate::ballast::Cache;
@@ -85,11 +85,23 @@ pub trait Repeat {
     /// # Errors
     /// When the device fails.
     fn run(&mut self, iterations: usize) -> Result<f64>;
+
+    /// Reads the device's clock, where it can be read.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(None)
+    }
 }
 
 impl Repeat for Replay<'_> {
     fn run(&mut self, iterations: usize) -> Result<f64> {
         Ok(Replay::run(self, iterations)?)
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(Replay::clock(self)?)
     }
 }
 
@@ -106,6 +118,14 @@ pub trait Repeated {
     /// # Errors
     /// When the device fails.
     fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64>;
+
+    /// Reads the device's clock, where it can be read.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(None)
+    }
 }
 
 impl Repeated for Repetition<'_> {
@@ -115,6 +135,10 @@ impl Repeated for Repetition<'_> {
 
     fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
         Ok(Repetition::rotate(self, iterations, sweeps)?)
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(Repetition::clock(self)?)
     }
 }
 

@@ -177,4 +177,29 @@ pub trait Executable: ValueReader + Send {
     /// # Errors
     /// When the device fails.
     fn seconds_between(&mut self, from: Mark, to: Mark) -> Result<f64>;
+
+    /// Reads the device's clock, behind everything submitted so far, and waits for that. `None` where none can be read.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(None)
+    }
+}
+
+/// What the clock of a device has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading {
+    /// Its cycles.
+    pub cycles: u64,
+    /// Nanoseconds, by a timer that does not change its pace.
+    pub time_ns: u64,
+}
+
+impl ClockReading {
+    /// The mean clock since an earlier reading.
+    pub fn mean_hz_since(self, earlier: ClockReading) -> Option<f64> {
+        let duration_ns = self.time_ns.checked_sub(earlier.time_ns).filter(|ns| *ns > 0)?;
+        Some(self.cycles.checked_sub(earlier.cycles)? as f64 / (duration_ns as f64 * 1e-9))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{Executable, StepInputs};
+use crate::backend::{ClockReading, Executable, StepInputs};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 
@@ -40,6 +40,14 @@ impl<'a> Replay<'a> {
         }
         let to = self.executable.mark()?;
         self.executable.seconds_between(from, to)
+    }
+
+    /// Reads the device's clock: see [`Executable::clock`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn clock(&mut self) -> Result<Option<ClockReading>> {
+        self.executable.clock()
     }
 
     /// Runs what follows the module, so that outputs are again those of the whole program.

@@ -7,6 +7,7 @@
 
 mod attention;
 mod check;
+mod clock;
 pub mod driver;
 mod linear;
 mod matrix;

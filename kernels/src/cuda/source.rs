@@ -81,6 +81,7 @@ pub static SOURCES: &[Source] = &[
     source!("attention_hopper.cu", Some("bf16"), Some("sm_90a"), HOPPER_AND_SOFTMAX),
     source!("attention.cu"),
     source!("rows.cu"),
+    source!("clock.cu"),
     source!("sampling.cu"),
     source!("norm.cu", None, None, ROW_AND_ROUNDED),
     source!("rope.cu"),

@@ -7,17 +7,21 @@
 
 use joulewise_engine::ModuleId;
 
+use super::conditions::Conditions;
 use super::{Resolved, Trials, attributed};
 use crate::classes::Class;
 use crate::energy::Energy;
 use crate::experiment::{Protocol, Record, Target, Trial};
 use crate::regression::{Observation, Regression};
-use crate::report::json::{Additivity, ClassRow, EnergyClosure, RegressionSummary, Timing, Whole};
+use crate::report::json::{
+    Additivity, ClassRow, ConditionEffect, EnergyClosure, RegressionSummary, Timing, Whole,
+};
 use crate::statistics::{Summary, Z95, t_quantile};
 
 pub(super) struct Classes<'a> {
     trials: &'a Trials<'a>,
     record: &'a Record,
+    conditions: Conditions,
     energy: Option<Regression>,
     time: Option<Regression>,
     /// Sensor, scope, provenance and systematic term of what the regression has seen.
@@ -27,6 +31,7 @@ pub(super) struct Classes<'a> {
 impl<'a> Classes<'a> {
     pub(super) fn fit(trials: &'a Trials<'a>, record: &'a Record, n_draws: usize, seed: u64) -> Self {
         let repeated: Vec<&Resolved<'_>> = trials.of(Target::Repeated).collect();
+        let conditions = Conditions::of(trials);
         let observations =
             |response: &dyn Fn(&Resolved<'_>) -> Option<(f64, f64)>| -> Option<Vec<Observation>> {
                 let observation = |resolved: &&Resolved<'_>| {
@@ -37,6 +42,7 @@ impl<'a> Classes<'a> {
                         counts: counts(record, resolved.trial),
                         response: response * per_iteration,
                         sampling_sd: sampling_sd * per_iteration,
+                        conditions: conditions.distances(resolved.trial),
                     })
                 };
                 repeated.iter().map(observation).collect()
@@ -48,7 +54,7 @@ impl<'a> Classes<'a> {
         }));
         let time = fit(observations(&|resolved| Some((resolved.trial.run_s, 0.0))));
         let seen: Vec<Energy> = repeated.iter().map(|resolved| resolved.per_iteration()).collect();
-        Classes { trials, record, energy, time, pattern: attributed(Energy::mean(&seen)) }
+        Classes { trials, record, conditions, energy, time, pattern: attributed(Energy::mean(&seen)) }
     }
 
     /// Runs of units of each class when these modules run once.
@@ -184,6 +190,7 @@ impl<'a> Classes<'a> {
             n_rounds: regression.n_blocks,
             n_trials: regression.n_observations,
             additivity: self.additivity(regression),
+            effects: self.effects(regression),
         })
     }
 
@@ -220,6 +227,16 @@ impl<'a> Classes<'a> {
         }
     }
 
+    fn effects(&self, regression: &Regression) -> Vec<ConditionEffect> {
+        let effects = self.conditions.said().zip(&regression.effects).enumerate();
+        let effect = |(index, ((name, said), effect)): (usize, ((&str, f64), &f64))| ConditionEffect {
+            name: name.to_owned(),
+            relative: said * effect,
+            relative_ci95: regression.effect_ci95(index).map(|ci95| said * ci95),
+        };
+        effects.map(effect).collect()
+    }
+
     /// How well mixtures that the fit has not seen are predicted.
     fn additivity(&self, regression: &Regression) -> Option<Additivity> {
         let errors: Vec<f64> = self
@@ -227,7 +244,8 @@ impl<'a> Classes<'a> {
             .of(Target::Mixture)
             .filter_map(|resolved| {
                 let measured_j = resolved.per_iteration().energy_j?;
-                Some(regression.predict(&counts(self.record, resolved.trial)) / measured_j - 1.0)
+                let conditions = self.conditions.distances(resolved.trial);
+                Some(regression.predict(&counts(self.record, resolved.trial), &conditions) / measured_j - 1.0)
             })
             .collect();
         let summary = Summary::of(&errors);

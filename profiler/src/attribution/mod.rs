@@ -13,6 +13,7 @@
 //! seen. What is left over is a row, `unattributed`, and nothing is rescaled.
 
 mod classes;
+mod conditions;
 mod notes;
 
 use joulewise_engine::{Cost, ModuleId, Phase};
@@ -433,6 +434,7 @@ fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
             by_sensor_j: seen.by_sensor.iter().map(|energy| energy.energy_j).collect(),
             flags: trial.flags.clone(),
             temperature_c: trial.temperature_c,
+            clock_hz: trial.clock_hz,
         }
     };
     resolved.iter().map(row).collect()

@@ -64,6 +64,8 @@ pub struct Trial {
     pub flags: Vec<String>,
     /// Temperature of the device at its end.
     pub temperature_c: Option<f64>,
+    /// Mean clock of the device within the window, by its own count.
+    pub clock_hz: Option<f64>,
 }
 
 /// What the sensors said of a window.

@@ -1,22 +1,34 @@
 //! Normal equations: all that a fit has to know of a block of observations, and their solution without negative costs.
 
+use std::ops::Range;
+
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::{Observation, Scatters};
 
-/// A block's share of the normal equations.
+/// A block's share of the normal equations, in the unknowns intercept, costs, effects.
+#[derive(Clone)]
 pub(super) struct Normal {
     pub(super) gram: DMatrix<f64>,
     pub(super) moment: DVector<f64>,
     /// What the response itself, as a gain, would add to the moment.
     pub(super) gain: DVector<f64>,
+    /// How many effects there are.
+    pub(super) n_effects: usize,
 }
 
 impl Normal {
-    /// The normal equations of one block, whitened by its covariance.
-    pub(super) fn of_block(members: &[&Observation], fitted: &[f64], scatter: Scatters) -> Option<Normal> {
+    /// The normal equations of one block, whitened by its covariance: `fitted` is what the observations are taken to cost,
+    /// `stated` the same under the conditions that costs are stated for.
+    pub(super) fn of_block(
+        members: &[&Observation],
+        stated: &[f64],
+        fitted: &[f64],
+        scatter: Scatters,
+    ) -> Option<Normal> {
         let n = members.len();
-        let n_columns = members.first()?.counts.len() + 1;
+        let n_items = members.first()?.counts.len();
+        let n_effects = members.first()?.conditions.len();
         let mut covariance = DMatrix::zeros(n, n);
         for i in 0..n {
             for j in 0..n {
@@ -24,21 +36,40 @@ impl Normal {
             }
             covariance[(i, i)] += (scatter.within * fitted[i]).powi(2).max(members[i].sampling_sd.powi(2));
         }
-        let x = DMatrix::from_fn(n, n_columns, |i, j| if j == 0 { 1.0 } else { members[i].counts[j - 1] });
+        let x = DMatrix::from_fn(n, 1 + n_items + n_effects, |i, j| match j.checked_sub(1) {
+            None => 1.0,
+            Some(item) if item < n_items => members[i].counts[item],
+            Some(other) => stated[i] * members[i].conditions[other - n_items],
+        });
         let y = DVector::from_fn(n, |i, _| members[i].response);
         let factor = covariance.cholesky()?;
         let x_white = factor.l().solve_lower_triangular(&x)?;
         let y_white = factor.l().solve_lower_triangular(&y)?;
         let fitted_white = factor.l().solve_lower_triangular(&DVector::from_column_slice(fitted))?;
         let gain = x_white.transpose() * fitted_white;
-        Some(Normal { gram: x_white.transpose() * &x_white, moment: x_white.transpose() * y_white, gain })
+        Some(Normal {
+            gram: x_white.transpose() * &x_white,
+            moment: x_white.transpose() * y_white,
+            gain,
+            n_effects,
+        })
     }
 
-    /// Those of all blocks together.
-    pub(super) fn sum(normals: &[Normal]) -> Normal {
+    /// The places of effects among the unknowns.
+    pub(super) fn effects(&self) -> Range<usize> {
+        self.moment.len() - self.n_effects..self.moment.len()
+    }
+
+    /// Those of all blocks together, and of a pseudo-observation of each effect: none, with standard deviation 1.
+    pub(super) fn total(normals: &[Normal]) -> Normal {
         let size = normals.first().map_or(0, |normal| normal.moment.len());
+        let n_effects = normals.first().map_or(0, |normal| normal.n_effects);
         let zeros = || DVector::zeros(size);
-        let mut total = Normal { gram: DMatrix::zeros(size, size), moment: zeros(), gain: zeros() };
+        let mut total =
+            Normal { gram: DMatrix::zeros(size, size), moment: zeros(), gain: zeros(), n_effects };
+        for place in total.effects() {
+            total.gram[(place, place)] = 1.0;
+        }
         for normal in normals {
             total.gram += &normal.gram;
             total.moment += &normal.moment;
@@ -47,30 +78,31 @@ impl Normal {
         total
     }
 
-    /// Least squares with all but the first unknown kept from going below zero.
+    /// Least squares with costs kept from going below zero.
     ///
     /// The normal equations are all that Lawson and Hanson's method needs: `w = A^T (b - A x)` is `moment - gram x`.
     pub(super) fn solve(&self) -> Option<DVector<f64>> {
         let size = self.moment.len();
+        let costs = 1..self.effects().start;
         // Without the constraint it usually holds by itself.
         let free = self.gram.clone().cholesky()?.solve(&self.moment);
-        if free.iter().skip(1).all(|value| *value >= 0.0) {
+        if costs.clone().all(|place| free[place] >= 0.0) {
             return Some(free);
         }
         let scale = self.moment.amax().max(f64::MIN_POSITIVE);
-        let mut passive = vec![false; size];
-        passive[0] = true;
+        let mut passive: Vec<bool> = (0..size).map(|place| !costs.contains(&place)).collect();
         let mut x = self.solve_passive(&passive)?;
         // Each turn lowers the sum of squares; the bound only guards against turning in circles by rounding.
         for _ in 0..10 * size {
             let gradient = &self.moment - &self.gram * &x;
             let steepest =
-                (1..size).filter(|&i| !passive[i]).max_by(|&a, &b| gradient[a].total_cmp(&gradient[b]));
+                costs.clone().filter(|&i| !passive[i]).max_by(|&a, &b| gradient[a].total_cmp(&gradient[b]));
             let Some(enter) = steepest.filter(|&i| gradient[i] > 1e-12 * scale) else { break };
             passive[enter] = true;
             loop {
                 let candidate = self.solve_passive(&passive)?;
-                let worst = (1..size)
+                let worst = costs
+                    .clone()
                     .filter(|&i| passive[i] && candidate[i] <= 0.0)
                     .map(|i| (x[i] / (x[i] - candidate[i]), i))
                     .min_by(|a, b| a.0.total_cmp(&b.0));

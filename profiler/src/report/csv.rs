@@ -83,6 +83,7 @@ struct WindowLine<'a> {
     sampling_ci95_j: Option<f64>,
     provenance: Provenance,
     temperature_c: Option<f64>,
+    clock_hz: Option<f64>,
     flags: String,
 }
 
@@ -114,6 +115,7 @@ pub fn write_windows(profile: &Profile, writer: &mut dyn Write) -> Result<()> {
                 sampling_ci95_j: window.sampling_j,
                 provenance: window.provenance,
                 temperature_c: window.temperature_c,
+                clock_hz: window.clock_hz,
                 flags: window.flags.join("; "),
             };
             csv.serialize(line).map_err(|error| ProfilerError::Report(error.to_string()))?;

@@ -276,6 +276,20 @@ pub struct RegressionSummary {
     pub n_trials: usize,
     /// How well it predicts mixtures of classes that it has not seen.
     pub additivity: Option<Additivity>,
+    /// What the conditions of trials did, which costs are freed of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<ConditionEffect>,
+}
+
+/// What a condition does to the joules of all modules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConditionEffect {
+    /// A difference in it, such as "10 K more".
+    pub name: String,
+    /// What that adds, relative.
+    pub relative: f64,
+    /// Half width of its 95 % interval.
+    pub relative_ci95: Option<f64>,
 }
 
 /// Predictions of unseen mixtures against measurements.
@@ -401,6 +415,9 @@ pub struct WindowRow {
     /// Temperature of the device at the window's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f64>,
+    /// Mean clock of the device within the window, where it counts its cycles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_hz: Option<f64>,
 }
 
 fn unresolved() -> Provenance {

@@ -207,15 +207,20 @@ pub fn regression(phase: &PhaseProfile) -> Option<String> {
             additivity.n
         )
     });
+    let effects = regression.effects.iter().map(|effect| {
+        let ci95 = effect.relative_ci95.map(|ci95| format!(" ± {:.2}", 100.0 * ci95));
+        format!("; {} costs {:+.2}{} %", effect.name, 100.0 * effect.relative, ci95.unwrap_or_default())
+    });
     Some(format!(
         "regression over {} trials in {} rounds: condition number {:.1}, scatter of a trial {:.2} %, of a round {:.2} %, \
-         beside the modules {}{}",
+         beside the modules {}{}{}",
         regression.n_trials,
         regression.n_rounds,
         regression.condition_number,
         100.0 * regression.scatter_relative,
         100.0 * regression.round_scatter_relative,
         quantity::energy(&regression.outside),
+        effects.collect::<String>(),
         additivity.unwrap_or_default()
     ))
 }

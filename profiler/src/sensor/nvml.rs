@@ -25,6 +25,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::{Discovery, Reading, Scope, SearchPaths, Sensor, SensorInfo, SensorKind};
 use crate::clock;
+use crate::conditions::AT_POWER_CAP;
 use crate::energy::Provenance;
 use crate::error::{ProfilerError, Result};
 
@@ -131,7 +132,7 @@ pub(crate) fn state(index: u32) -> Option<GpuState> {
             complaints.push("the GPU was throttled by a power brake".to_owned());
         }
         if reasons.contains(ThrottleReasons::SW_POWER_CAP) {
-            complaints.push("the GPU was at its power cap".to_owned());
+            complaints.push(AT_POWER_CAP.to_owned());
         }
     }
     // One of them is this process, whose number may be another outside of a container.

@@ -4,9 +4,10 @@
 //! however late the test's own thread wakes up. What the thread oversleeps, the device idles. Under a simulated clock
 //! nobody oversleeps. It may have a cache, in which weights stay warm that come round soon enough.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase, Span, Sweeps};
+use joulewise_engine::{ClockReading, Cost, ModuleId, ModuleKind, Phase, Span, Sweeps};
 use joulewise_profiler::Result;
 use joulewise_profiler::ballast::Cache;
 use joulewise_profiler::clock::SimulatedClock;
@@ -14,6 +15,9 @@ use joulewise_profiler::meter::EnergyMeter;
 use joulewise_profiler::observer::ModuleTimes;
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 use joulewise_profiler::workload::{Part, Repeat, Repeated, Workload, WorkloadShape};
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+use rand_pcg::Pcg64;
 
 /// What the device draws between runs.
 pub(crate) const IDLE_W: f64 = 1.0;
@@ -82,7 +86,39 @@ pub(crate) struct SimulatedWorkload {
     cut_s: Box<dyn Fn(&str) -> f64>,
     /// Seconds of a module's start that are over before one of its kind in front of it has ended.
     overlap_s: f64,
+    wandering: Option<Wandering>,
 }
+
+/// A clock that is another in each trial.
+pub(crate) struct Wandering {
+    /// Clocks it may be at, relative to the one at rest.
+    pub(crate) clocks: Vec<f64>,
+    /// What energy and time change by for each 1 that the clock changes by.
+    pub(crate) energy_effect: f64,
+    pub(crate) time_effect: f64,
+    /// Whether the device tells.
+    pub(crate) is_told: bool,
+    random: RefCell<Pcg64>,
+    /// Cycles that were counted more than a clock that stays would have.
+    excess: Cell<f64>,
+}
+
+impl Wandering {
+    pub(crate) fn new(
+        clocks: &[f64],
+        energy_effect: f64,
+        time_effect: f64,
+        is_told: bool,
+        seed: u64,
+    ) -> Self {
+        let random = RefCell::new(Pcg64::seed_from_u64(seed));
+        let clocks = clocks.to_vec();
+        Wandering { clocks, energy_effect, time_effect, is_told, random, excess: Cell::new(0.0) }
+    }
+}
+
+/// The clock at rest.
+pub(crate) const CLOCK_HZ: f64 = 1e9;
 
 /// What a module takes with warm weights, of its seconds with cold ones.
 const WARM: f64 = 0.4;
@@ -113,6 +149,7 @@ impl SimulatedWorkload {
             caches: Vec::new(),
             cut_s: Box::new(|_| 0.0),
             overlap_s: 0.0,
+            wandering: None,
         }
     }
 
@@ -132,6 +169,12 @@ impl SimulatedWorkload {
     /// On a device where a module begins so many seconds before one of its kind in front of it has ended.
     pub(crate) fn overlapping(mut self, overlap_s: f64) -> Self {
         self.overlap_s = overlap_s;
+        self
+    }
+
+    /// On a device whose clock wanders.
+    pub(crate) fn wandering(mut self, wandering: Wandering) -> Self {
+        self.wandering = Some(wandering);
         self
     }
 
@@ -184,6 +227,31 @@ impl SimulatedWorkload {
         (1..=self.modules.len() as u32).map(ModuleId)
     }
 
+    /// The clock of the next trial.
+    fn next_clock(&self) -> f64 {
+        let of =
+            |wandering: &Wandering| wandering.clocks.choose(&mut *wandering.random.borrow_mut()).copied();
+        self.wandering.as_ref().and_then(of).unwrap_or(1.0)
+    }
+
+    fn read_clock(&self) -> Option<ClockReading> {
+        let wandering = self.wandering.as_ref().filter(|wandering| wandering.is_told)?;
+        let now_s = self.device.clock().now_s();
+        let cycles = (CLOCK_HZ * (now_s + wandering.excess.get())) as u64;
+        Some(ClockReading { cycles, time_ns: (now_s * 1e9) as u64 })
+    }
+
+    /// Runs modules one behind the other, over and over, at a clock.
+    fn run_at(&self, clock: f64, iterations: usize, pattern: &[(f64, f64)]) -> f64 {
+        let Some(wandering) = &self.wandering else { return self.run(iterations, pattern) };
+        let time = 1.0 + wandering.time_effect * (clock - 1.0);
+        let power = (1.0 + wandering.energy_effect * (clock - 1.0)) / time;
+        let changed = pattern.iter().map(|(duration_s, power_w)| (duration_s * time, power_w * power));
+        let run_s = self.run(iterations, &changed.collect::<Vec<_>>());
+        wandering.excess.set(wandering.excess.get() + (clock - 1.0) * run_s);
+        run_s
+    }
+
     /// Runs modules one behind the other, over and over.
     fn run(&self, iterations: usize, pattern: &[(f64, f64)]) -> f64 {
         let clock = self.device.clock();
@@ -204,17 +272,23 @@ impl SimulatedWorkload {
 
 struct Loop<'a> {
     workload: &'a SimulatedWorkload,
+    clock: f64,
     pattern: Vec<(f64, f64)>,
 }
 
 impl Repeat for Loop<'_> {
     fn run(&mut self, iterations: usize) -> Result<f64> {
-        Ok(self.workload.run(iterations, &self.pattern))
+        Ok(self.workload.run_at(self.clock, iterations, &self.pattern))
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(self.workload.read_clock())
     }
 }
 
 struct Sets<'a> {
     workload: &'a SimulatedWorkload,
+    clock: f64,
     sets: Vec<Vec<ModuleId>>,
 }
 
@@ -235,11 +309,15 @@ impl Sets<'_> {
 impl Repeated for Sets<'_> {
     fn run(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
         let modules = self.workload.all().chain(self.swept(sweeps));
-        Ok(self.workload.run(iterations, &self.workload.pattern(modules)))
+        Ok(self.workload.run_at(self.clock, iterations, &self.workload.pattern(modules)))
     }
 
     fn rotate(&mut self, iterations: usize, sweeps: &[Sweeps]) -> Result<f64> {
-        Ok(self.workload.run(iterations, &self.workload.pattern(self.swept(sweeps))))
+        Ok(self.workload.run_at(self.clock, iterations, &self.workload.pattern(self.swept(sweeps))))
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        Ok(self.workload.read_clock())
     }
 }
 
@@ -257,7 +335,7 @@ impl Workload for SimulatedWorkload {
             ModuleId::ROOT => self.pattern(self.all()),
             module => self.pattern([module]),
         };
-        Ok(Box::new(Loop { workload: self, pattern }))
+        Ok(Box::new(Loop { workload: self, clock: self.next_clock(), pattern }))
     }
 
     fn caches(&self) -> &[Cache] {
@@ -265,7 +343,7 @@ impl Workload for SimulatedWorkload {
     }
 
     fn repetition(&mut self, sets: &[Vec<ModuleId>]) -> Result<Box<dyn Repeated + '_>> {
-        Ok(Box::new(Sets { workload: self, sets: sets.to_vec() }))
+        Ok(Box::new(Sets { workload: self, clock: self.next_clock(), sets: sets.to_vec() }))
     }
 
     fn observe(&mut self, times: &mut ModuleTimes) -> Result<()> {

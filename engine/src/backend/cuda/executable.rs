@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use joulewise_kernels::KernelError;
-use joulewise_kernels::cuda::driver::{CudaError, Event, Graph, PinnedBuffer};
+use joulewise_kernels::cuda::driver::{CudaError, DeviceBuffer, Event, Graph, PinnedBuffer};
 use joulewise_kernels::format::bytes_to_f32;
 use joulewise_kernels::sampling::Draw;
 
 use super::memory::{Memory, element_bytes};
 use super::sampling::DrawBuffers;
 use super::{CudaCache, GraphKey, Tables};
-use crate::backend::{Executable, Mark, StepInputs};
+use crate::backend::{ClockReading, Executable, Mark, StepInputs};
 use crate::error::{EngineError, Result};
 use crate::kv_cache::CacheMemory;
 use crate::observer::ValueReader;
@@ -38,6 +38,7 @@ pub(super) struct CudaExecutable {
     /// What was read last.
     values: Vec<f32>,
     draws: DrawBuffers,
+    clock: (DeviceBuffer<u64>, PinnedBuffer<u64>),
 }
 
 impl CudaExecutable {
@@ -54,6 +55,10 @@ impl CudaExecutable {
                 .map_err(KernelError::from)?,
             values: Vec::new(),
             draws: DrawBuffers::new(&context, output.0)?,
+            clock: (
+                DeviceBuffer::zeros(&context, 2).map_err(KernelError::from)?,
+                PinnedBuffer::zeros(&context, 2).map_err(KernelError::from)?,
+            ),
             memory: Memory::new(tables, program)?,
         })
     }
@@ -166,6 +171,15 @@ impl Executable for CudaExecutable {
             return Ok(0.0);
         }
         Ok(event(to).seconds_since(event(from)).map_err(KernelError::from)?)
+    }
+
+    fn clock(&mut self) -> Result<Option<ClockReading>> {
+        let (reading, read_back) = &mut self.clock;
+        let kernels = &self.memory.tables.kernels;
+        kernels.read_clock(reading)?;
+        kernels.stream().download(reading, read_back, 2).map_err(KernelError::from)?;
+        let [cycles, time_ns] = read_back.as_slice() else { return Ok(None) };
+        Ok(Some(ClockReading { cycles: *cycles, time_ns: *time_ns }))
     }
 }
 
