@@ -49,6 +49,7 @@ pub mod environment;
 pub mod error;
 pub mod experiment;
 pub mod marker;
+mod memory_limit;
 pub mod meter;
 pub mod metrics;
 pub mod observer;

@@ -1,9 +1,12 @@
 //! What this process used: processor time and memory.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_gettime};
+
+use crate::memory_limit;
 
 /// Processor time of all threads of this process so far, user and system.
 ///
@@ -30,11 +33,12 @@ pub fn memory_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
 }
 
-/// Memory that this process could still take without anything being swapped out.
+/// Memory that this process could still take without anything being swapped out or a limit of its control group being met.
 pub fn available_memory_bytes() -> Option<u64> {
     let memory = fs::read_to_string("/proc/meminfo").ok()?;
     let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    let of_machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
+    Some(memory_limit::room_bytes(Path::new("/")).map_or(of_machine, |room| room.min(of_machine)))
 }
 
 /// A line of `/proc/self/status`, which the kernel writes in KiB and calls kB.
