@@ -390,18 +390,23 @@ mod tests {
         assert!((fit.predict(&[1.0, 1.0, 1.0], &[]) - 5.75).abs() < 1e-9);
     }
 
+    /// Counts the costs whose intervals hold the truth.
+    fn count_held(fit: &Regression, costs: &[f64; 3], held: &mut [usize; 3]) {
+        for k in 0..3 {
+            let mut weights = [0.0; 3];
+            weights[k] = 1.0;
+            let ci95 = fit.combined_ci95(&weights, 0.0).unwrap();
+            held[k] += usize::from((fit.costs[k] - costs[k]).abs() <= ci95);
+        }
+    }
+
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
         let costs = [3.0, 0.5, 2.0];
         let (mut held, mut sums_held, runs) = ([0; 3], 0, 2000);
         for seed in 0..runs {
             let fit = Regression::fit(&observations(&costs, 0.25, 0.003, 0.005, seed), 200, seed).unwrap();
-            for k in 0..3 {
-                let mut weights = [0.0; 3];
-                weights[k] = 1.0;
-                let ci95 = fit.combined_ci95(&weights, 0.0).unwrap();
-                held[k] += usize::from((fit.costs[k] - costs[k]).abs() <= ci95);
-            }
+            count_held(&fit, &costs, &mut held);
             let ci95 = fit.combined_ci95(&[4.0, 4.0, 1.0], 0.0).unwrap();
             sums_held += usize::from((fit.combine(&[4.0, 4.0, 1.0], 0.0) - 16.0).abs() <= ci95);
         }
@@ -432,12 +437,7 @@ mod tests {
         for seed in 0..runs {
             let mut seen = at_many_clocks(&costs, 0.8, seed);
             let fit = Regression::fit(&seen, 200, seed).unwrap();
-            for k in 0..3 {
-                let mut weights = [0.0; 3];
-                weights[k] = 1.0;
-                let ci95 = fit.combined_ci95(&weights, 0.0).unwrap();
-                held[k] += usize::from((fit.costs[k] - costs[k]).abs() <= ci95);
-            }
+            count_held(&fit, &costs, &mut held);
             effects_held += usize::from((fit.effects[0] - 0.8).abs() <= fit.effect_ci95(0).unwrap());
             // What never varied is not blamed for anything.
             assert_eq!(fit.effects[1], 0.0);
