@@ -354,6 +354,11 @@ mod tests {
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
+    /// An observation of which nothing is known but what it ran and cost.
+    fn observation(block: usize, counts: Vec<f64>, response: f64) -> Observation {
+        Observation { block, counts, response, sampling_sd: 0.0, conditions: Vec::new() }
+    }
+
     /// Five rounds, each with every item once more on top of a base, and two mixtures.
     fn observations(costs: &[f64], intercept: f64, scatter: f64, gain: f64, seed: u64) -> Vec<Observation> {
         let mut random = Pcg64::seed_from_u64(seed);
@@ -366,13 +371,7 @@ mod tests {
                 let counts: Vec<f64> = base.iter().zip(extra).map(|(base, extra)| base + extra).collect();
                 let truth: f64 = intercept + counts.iter().zip(costs).map(|(n, cost)| n * cost).sum::<f64>();
                 let response = truth * gain * (1.0 + scatter * normal_value(&mut random));
-                observations.push(Observation {
-                    block,
-                    counts,
-                    response,
-                    sampling_sd: 0.0,
-                    conditions: Vec::new(),
-                });
+                observations.push(observation(block, counts, response));
             }
         }
         observations
@@ -494,13 +493,7 @@ mod tests {
                     let counts: Vec<f64> = base.iter().zip(extra).map(|(base, extra)| base + extra).collect();
                     let truth: f64 = 0.25 + counts.iter().zip(costs).map(|(n, cost)| n * cost).sum::<f64>();
                     let response = truth * gain * (1.0 + scatters[scatter] * normal_value(&mut random));
-                    observations.push(Observation {
-                        block,
-                        counts,
-                        response,
-                        sampling_sd: 0.0,
-                        conditions: Vec::new(),
-                    });
+                    observations.push(observation(block, counts, response));
                 }
             }
             let fit = Regression::fit(&observations, 200, seed).unwrap();
@@ -558,13 +551,7 @@ mod tests {
 
     #[test]
     fn items_that_always_run_together_cannot_be_told_apart() {
-        let together = |count: f64, block| Observation {
-            block,
-            counts: vec![count, 2.0 * count],
-            response: 5.0 * count + 1.0,
-            sampling_sd: 0.0,
-            conditions: Vec::new(),
-        };
+        let together = |count: f64, block| observation(block, vec![count, 2.0 * count], 5.0 * count + 1.0);
         let observations: Vec<_> = (0..8).map(|i| together(f64::from(i) + 1.0, i as usize / 4)).collect();
         let fit = Regression::fit(&observations, 10, 1);
         assert!(fit.is_none());

@@ -7,7 +7,7 @@ use crate::error::Result;
 
 impl CudaKernels {
     /// Reads what the first multiprocessor has counted, behind all that was submitted: cycles and nanoseconds, into
-    /// `reading [2]`. Two readings tell the mean clock between them; the timer of nanoseconds moves on once a microsecond.
+    /// `reading [2]`. Two readings tell the mean clock between them, as finely as that timer moves on.
     ///
     /// # Errors
     /// [`KernelError::Shape`](crate::KernelError::Shape).
@@ -17,7 +17,8 @@ impl CudaKernels {
         check::at_least("read_clock", "reading", 2, reading.len())?;
         let launch = Launch::new(&self.stream, self.function("clock.cu", "read_clock")?).buffer(reading, 0);
         let blocks = 2 * self.context().multiprocessors();
-        // SAFETY: two words are written, checked above.
+        // SAFETY: two words are written, checked above. Two blocks on the first multiprocessor may both write them, moments
+        // apart; either reading, or one word of each, is a reading of then.
         Ok(unsafe { launch.submit([blocks, 1, 1], THREADS, 0, true) }?)
     }
 }

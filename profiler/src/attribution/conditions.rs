@@ -1,8 +1,8 @@
 //! What trials differ in besides what they ran: the clock and the temperature of the device.
 //!
-//! A GPU chooses its clock by what it has just been given and does not always choose alike: the same trial of a decode step
-//! was seen at 1,930 and at 1,980 MHz, 4 % of its joules and 2 % of its time apart. A warmer chip leaks more: 3 to 6 % of the
-//! joules for 10 K. Both are measured, so the regression can tell them from what modules cost, and states costs for the
+//! A GPU chooses its clock by itself and does not always choose alike: the same trial of a decode step ran at 1,878 and at
+//! 1,973 MHz, 5 % of its joules and 3 % of its time apart. A warmer chip takes more: 3 to 5 % of the joules for 10 K
+//! (`benches/record/nvidia-h100/clocks.txt`). Both are measured, so the regression can tell them from what modules cost, and states costs for the
 //! clock and the temperature of the whole program.
 
 use super::{Resolved, Trials};
