@@ -4,11 +4,9 @@
 //! comes back to its weights as soon as it is through, and what fits into a cache is warm then: cheaper than in the
 //! program. So a class that would be warm is swept in company. Where one class floods the cache by itself, the smallest
 //! such is the company of all who need it. Where none does, classes are *weighed together*: each trial sweeps several at
-//! once, so many that they flood the cache or are most of the program, in another choice each time, and the regression
-//! tells them apart, as one weighs coins in groups. A trial leaves out one class for certain, each in turn within two
-//! rounds, and as many more as the cache allows, chosen by lot: a cost is known best where it is in half of the trials (its variance goes with
-//! `1 / (p (1 - p))`). Company of one fixed class that is not much larger than the cache will not do: it would itself be
-//! warmer in its own trials than in those of others, and costs would not add up.
+//! once, so many that they flood the cache or are most of the program, in another choice each time
+//! (`profiler/src/weighing.rs`). Company of one fixed class that is not much larger than the cache will not do: it would
+//! itself be warmer in its own trials than in those of others, and costs would not add up.
 //!
 //! On a GPU a launch overlaps its start with the end of the one before it, and how much depends on which that is: behind
 //! its like a class runs faster than in the program. Where a power limit is reached, the clock follows the power of what
@@ -16,8 +14,6 @@
 //! longer than any start: what is swept together runs layer by layer in program order, each class behind another, and is
 //! a mixture of as much power as the program.
 
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 /// What is swept counts as cold when it is so many times the cache. On a processor with 2 MiB a core, a decode step of 11
@@ -121,56 +117,9 @@ fn flooded_bytes(all_bytes: f64, caches: &[Cache]) -> f64 {
     caches.iter().take_while(is_flooded).map(|cache| cache.size_bytes as f64).fold(0.0, f64::max)
 }
 
-/// What is swept in a round to learn what classes cost: nothing, something for each class, and, from the second round on,
-/// half as many choices of those that are weighed together as there are, since each trial tells of most of them: shorter
-/// rounds are more rounds.
-/// A row holds the class whose number of sweeps goes for all that it sweeps, and these in program order.
-pub(crate) fn rows(
-    roles: &[Ballast],
-    cold_bytes: &[f64],
-    company_bytes: f64,
-    round: usize,
-    random: &mut Pcg64,
-) -> Vec<(Option<usize>, Vec<usize>)> {
-    let with = |wanted: Ballast| (0..roles.len()).filter(move |&class| roles[class] == wanted);
-    let mut rows = vec![(None, Vec::new())];
-    for (class, role) in roles.iter().enumerate() {
-        let place = with(Ballast::Part).position(|other| other == class);
-        if round > 0 && place.is_some_and(|place| place % 2 != round % 2) {
-            continue;
-        }
-        let mut swept = match role {
-            Ballast::None | Ballast::Sole => vec![class],
-            Ballast::Beside => with(Ballast::Sole).chain([class]).collect(),
-            Ballast::Part => {
-                let mut others: Vec<usize> = with(Ballast::Part).filter(|&other| other != class).collect();
-                others.shuffle(random);
-                // All but one tell any classes apart; choices by lot do so only when there are enough of them.
-                if round > 0 { company(others, cold_bytes, company_bytes) } else { others }
-            }
-        };
-        swept.sort_unstable();
-        rows.push((Some(class), swept));
-    }
-    rows
-}
-
-/// The first so many of `classes` that half of all are among them and they read enough.
-pub(crate) fn company(mut classes: Vec<usize>, cold_bytes: &[f64], company_bytes: f64) -> Vec<usize> {
-    let (mut sum_bytes, mut count) = (0.0, 0);
-    while count < classes.len() && (2 * count <= classes.len() || sum_bytes < company_bytes) {
-        sum_bytes += cold_bytes[classes[count]];
-        count += 1;
-    }
-    classes.truncate(count);
-    classes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::regression::{Observation, Regression};
-    use rand::SeedableRng;
 
     fn own(size_bytes: u64) -> Cache {
         Cache { size_bytes, is_shared: false }
@@ -217,46 +166,5 @@ mod tests {
         // Twice the cache, or two thirds of 245.
         assert_eq!(company_bytes(&bytes, &[own(50)]), 100.0);
         assert!((company_bytes(&bytes, &[own(200)]) - 245.0 * 2.0 / 3.0).abs() < 1e-9);
-        let roles = [Ballast::Part; 6];
-        let mut random = Pcg64::seed_from_u64(1);
-        for round in 0..100 {
-            for (of, swept) in rows(&roles, &bytes, 100.0, round, &mut random) {
-                let Some(of) = of else { continue };
-                let sum_bytes: f64 = swept.iter().map(|&class| bytes[class]).sum();
-                assert!(!swept.contains(&of) && swept.len() >= 3 && sum_bytes >= 100.0, "{swept:?}");
-                assert!(swept.is_sorted());
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_the_company_classes_are_told_apart() {
-        // Sizes as in a model, all alike, and one large class among small ones; fewer classes, too.
-        for sizes in
-            [[90.0, 300.0, 100.0, 400.0, 400.0, 0.0], [100.0; 6], [10.0, 10.0, 1000.0, 10.0, 10.0, 10.0]]
-        {
-            for n in 1..=sizes.len() {
-                for cache in (0..40).map(|step| 10 << (step / 4) | step) {
-                    let (sizes, caches) = (&sizes[..n], [own(cache)]);
-                    let roles = ballast(sizes, &caches);
-                    let mut random = Pcg64::seed_from_u64(cache);
-                    let observation = |block: usize, swept: &[usize]| Observation {
-                        block,
-                        counts: (0..n).map(|class| if swept.contains(&class) { 3.0 } else { 1.0 }).collect(),
-                        response: n as f64 + 2.0 * swept.len() as f64,
-                        sampling_sd: 0.0,
-                        conditions: Vec::new(),
-                    };
-                    let observations: Vec<Observation> = (0..3)
-                        .flat_map(|block| {
-                            let rows = rows(&roles, sizes, company_bytes(sizes, &caches), block, &mut random);
-                            rows.into_iter().map(move |row| observation(block, &row.1))
-                        })
-                        .collect();
-                    let fit = Regression::fit(&observations, 0, 0);
-                    assert!(fit.is_some(), "{n} of {sizes:?} with {cache} bytes of cache");
-                }
-            }
-        }
     }
 }

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::attribution::conditions::Shift;
 use crate::energy::{Energy, Provenance};
+use crate::protocol::Protocol;
 use crate::report::json::{GroupRow, PhaseProfile, Profile, Timing};
 use crate::statistics::{Summary, compare_summaries, holm, t_quantile};
 
@@ -44,8 +46,8 @@ pub struct ComparedRow {
     pub first: f64,
     /// Mean of the second.
     pub second: f64,
-    /// Second over first, less 1.
-    pub change: f64,
+    /// Second over first, less 1; `None` where the first is 0.
+    pub change: Option<f64>,
     /// Half width of the 95 % interval of the change.
     pub change_ci95: Option<f64>,
     /// Difference in standard deviations of a trial (Hedges' g).
@@ -95,7 +97,7 @@ impl<'a> Figure<'a> {
 
 /// Compares two profiles, phase by phase: those of one name and shape, of the same place in the list of models.
 pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
-    let (mut phases, mut attributions) = (Vec::new(), Vec::new());
+    let (mut phases, mut of_phases) = (Vec::new(), Vec::new());
     for (a, b) in first.models.iter().zip(&second.models) {
         for old in &a.phases {
             let same = |other: &&PhaseProfile| {
@@ -119,16 +121,23 @@ pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
             let shape = format!("batch {}, {} tokens", old.batch, old.tokens);
             let name = format!("{model} {} ({precisions}, {shape})", old.name);
             if old.attribution != new.attribution {
-                attributions.push(format!(
+                of_phases.push(format!(
                     "{name}: parts are attributed by {} and by {}, whose differences are no change",
                     old.attribution.name(),
                     new.attribution.name()
                 ));
             }
+            if let Some(Shift { conditions, relative, relative_ci95 }) = Shift::between(old, new) {
+                of_phases.push(format!(
+                    "{name}: the second ran at {conditions}, which is expected to make {:+.1} ± {:.1} % of the joules",
+                    100.0 * relative,
+                    100.0 * relative_ci95
+                ));
+            }
             phases.push(PhaseComparison { name, rows: rows(old, new) });
         }
     }
-    let notes = [notes(first, second, phases.is_empty()), attributions].concat();
+    let notes = [notes(first, second, phases.is_empty()), of_phases].concat();
     ProfileComparison { notes, phases }
 }
 
@@ -145,7 +154,8 @@ fn notes(first: &Profile, second: &Profile, is_empty: bool) -> Vec<String> {
     if first.environment.cpu_model != second.environment.cpu_model {
         notes.push("different machines".to_owned());
     }
-    if first.protocol != second.protocol {
+    // Another seed is what makes it a repetition.
+    if first.protocol != (Protocol { seed: first.protocol.seed, ..second.protocol.clone() }) {
         notes.push("different protocols".to_owned());
     }
     for (name, profile) in [("first", first), ("second", second)] {
@@ -200,14 +210,16 @@ fn corrected(
             let (first, second) = (old.mean?, new.mean?);
             let summaries = old.summary().zip(new.summary());
             let test = summaries.as_ref().and_then(|(old, new)| compare_summaries(old, new));
-            Some(ComparedRow {
+            let is_something = first != 0.0;
+            // What others do on the way is nothing in both.
+            (is_something || second != 0.0).then(|| ComparedRow {
                 quantity,
                 level,
                 name: old.name.to_owned(),
                 first,
                 second,
-                change: second / first - 1.0,
-                change_ci95: test.map(|test| test.ci95 / first.abs()),
+                change: is_something.then(|| second / first - 1.0),
+                change_ci95: test.filter(|_| is_something).map(|test| test.ci95 / first.abs()),
                 effect: summaries.and_then(|(old, new)| hedges(&old, &new)),
                 p_value: test.map(|test| test.p_value),
                 p_corrected: None,

@@ -69,6 +69,7 @@ pub mod study;
 pub mod task;
 mod tick_grid;
 pub mod trace;
+mod weighing;
 pub mod workload;
 
 pub use error::{ProfilerError, Result};

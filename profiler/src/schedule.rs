@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::experiment::{Extra, Target};
 use crate::observer::ModuleTimes;
 use crate::protocol::Protocol;
+use crate::weighing::Weighing;
 use crate::workload::Workload;
 
 /// What runs in company adds so many times the whole program, or the part of that which is chosen. Less, and the program
@@ -100,8 +101,7 @@ pub(crate) struct Schedule {
     rotations: Vec<Planned>,
     replays: Vec<Planned>,
     classes: Vec<Swept>,
-    /// Bytes that go by where classes are weighed together.
-    company_bytes: f64,
+    weighing: Weighing,
     whole_s: f64,
     row_window_s: f64,
     update_period_s: f64,
@@ -119,7 +119,6 @@ struct Swept {
     /// How often, in its own trials.
     count: usize,
     role: Ballast,
-    cold_bytes: f64,
     /// Whether it is too small to be known well.
     is_small: bool,
 }
@@ -161,12 +160,16 @@ impl Schedule {
             true => sweep_s(workload, basis.classes)?,
             false => vec![whole_s; basis.classes.len()],
         };
+        let roles = basis.classes.iter().map(|class| class.ballast).collect();
+        let cold_bytes: Vec<f64> = basis.classes.iter().map(|class| class.cold_bytes).collect();
+        let company_bytes = ballast::company_bytes(&cold_bytes, workload.caches());
+        let weighing = Weighing::new(roles, cold_bytes, company_bytes, protocol.seed);
         let mut schedule = Schedule {
             wholes,
             rotations: Vec::new(),
             replays: Vec::new(),
             classes: swept(&sweep_s, protocol, basis, whole_s),
-            company_bytes: 0.0,
+            weighing,
             whole_s,
             row_window_s: window_s(protocol.regression_min_window_s, protocol.regression_min_updates),
             update_period_s,
@@ -176,8 +179,6 @@ impl Schedule {
             regression_rounds: 0,
             seed: protocol.seed,
         };
-        let cold_bytes = schedule.cold_bytes();
-        schedule.company_bytes = ballast::company_bytes(&cold_bytes, workload.caches());
         let round_s = |round: usize| -> f64 {
             let rows = schedule.regression_round(round, &mut schedule.random(round));
             rows.iter().map(|row| row.trial_s).sum()
@@ -249,14 +250,9 @@ impl Schedule {
         Pcg64::seed_from_u64(self.seed.wrapping_add((round as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
-    fn cold_bytes(&self) -> Vec<f64> {
-        self.classes.iter().map(|class| class.cold_bytes).collect()
-    }
-
     /// What regression learns from in a round, and is tested on.
     fn regression_round(&self, round: usize, random: &mut Pcg64) -> Vec<Planned> {
-        let roles: Vec<Ballast> = self.classes.iter().map(|class| class.role).collect();
-        let rows = ballast::rows(&roles, &self.cold_bytes(), self.company_bytes, round, random);
+        let rows = self.weighing.rows(round);
         let is_due = |class: usize| {
             let Swept { is_small, role, .. } = self.classes[class];
             let is_rare = is_small && role == Ballast::None && round >= EVERY_ROUND;
@@ -297,9 +293,7 @@ impl Schedule {
                 Extra { class, sweeps: random.random_range(1..=most) }
             })
             .collect();
-        let mut parts = with(&[Ballast::Part]);
-        parts.shuffle(random);
-        let parts = ballast::company(parts, &self.cold_bytes(), self.company_bytes);
+        let parts = self.weighing.any_company(random);
         let beside = half(with(&[Ballast::Beside]), random);
         if let Some(&class) = parts.iter().chain(&beside).next() {
             let sweeps = random.random_range(1..=self.classes[class].count);
@@ -358,7 +352,6 @@ fn swept(sweep_s: &[f64], protocol: &Protocol, basis: &Basis<'_>, whole_s: f64) 
         sweep_s,
         count: settled.map_or_else(|| wanted(class, sweep_s), |counts| counts[index]),
         role: class.ballast,
-        cold_bytes: class.cold_bytes,
         is_small: sweep_s < protocol.target_share * all_s,
     };
     pairs().enumerate().map(of).collect()

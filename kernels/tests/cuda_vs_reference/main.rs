@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "helpers of tests say why nothing was tested")]
 
 mod attention;
+mod clock;
 mod matmul;
 mod rotary;
 mod rows;

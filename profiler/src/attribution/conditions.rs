@@ -8,10 +8,12 @@
 use super::{Resolved, Trials};
 use crate::conditions::AT_POWER_CAP;
 use crate::experiment::{Target, Trial};
+use crate::report::json::{PhaseProfile, WindowRow};
 use crate::statistics::Summary;
 
 /// A condition that trials differ in.
 struct Condition {
+    quantity: &'static str,
     /// What a difference of [`Condition::said`] is called.
     name: &'static str,
     /// The difference that effects are told for.
@@ -20,6 +22,9 @@ struct Condition {
     /// blamed for a clock that it has brought about itself.
     is_set_by_power_cap: bool,
     of: fn(&Trial) -> Option<f64>,
+    of_window: fn(&WindowRow) -> Option<f64>,
+    /// A value for people.
+    show: fn(f64) -> String,
     /// How far from the reference a value is, so that an effect of 1 is as large as is to be expected: energy and time
     /// change with the clock about as the clock does, and by 5 % for 10 K at most.
     distance: fn(value: f64, reference: f64) -> f64,
@@ -27,17 +32,23 @@ struct Condition {
 
 const CONDITIONS: [Condition; 2] = [
     Condition {
+        quantity: "clock",
         name: "a clock 1 % higher",
         said: 0.01,
         is_set_by_power_cap: true,
         of: |trial| trial.clock_hz,
+        of_window: |window| window.clock_hz,
+        show: |clock_hz| format!("{:.0} MHz", clock_hz * 1e-6),
         distance: |clock_hz, reference_hz| clock_hz / reference_hz - 1.0,
     },
     Condition {
+        quantity: "temperature",
         name: "10 K more",
         said: 0.05,
         is_set_by_power_cap: false,
         of: |trial| trial.temperature_c,
+        of_window: |window| window.temperature_c,
+        show: |temperature_c| format!("{temperature_c:.1} °C"),
         distance: |temperature_c, reference_c| 0.005 * (temperature_c - reference_c),
     },
 ];
@@ -72,5 +83,55 @@ impl Conditions {
     /// Names of differences, and how large these are.
     pub(super) fn said(&self) -> impl Iterator<Item = (&'static str, f64)> {
         self.0.iter().map(|(condition, _)| (condition.name, condition.said))
+    }
+}
+
+impl Condition {
+    /// On average over the whole programs of a phase, where it is known of each.
+    fn of_whole(&self, phase: &PhaseProfile) -> Option<f64> {
+        let wholes = phase.windows.iter().filter(|window| window.target == "whole");
+        let values: Vec<f64> = wholes.map(self.of_window).collect::<Option<_>>()?;
+        (!values.is_empty()).then(|| Summary::of(&values).mean)
+    }
+}
+
+/// What is known of the conditions in which the whole program ran: quantity and mean.
+pub(crate) fn of_whole(phase: &PhaseProfile) -> impl Iterator<Item = (&'static str, String)> {
+    let known =
+        |condition: &Condition| Some((condition.quantity, (condition.show)(condition.of_whole(phase)?)));
+    CONDITIONS.iter().filter_map(known)
+}
+
+/// What the conditions of a phase's whole programs make of its joules beside those of another.
+pub(crate) struct Shift {
+    /// In which conditions the second was, and the first.
+    pub(crate) conditions: String,
+    /// How much more joules that is expected to take, relative.
+    pub(crate) relative: f64,
+    /// Half width of its 95 % interval.
+    pub(crate) relative_ci95: f64,
+}
+
+impl Shift {
+    /// From one phase to another, by those effects that one of them has told, the better if both have.
+    pub(crate) fn between(first: &PhaseProfile, second: &PhaseProfile) -> Option<Shift> {
+        let effect = |condition: &Condition| -> Option<(f64, f64)> {
+            let phases = [first, second].into_iter().filter_map(|phase| phase.regression.as_ref());
+            let effects = phases.flat_map(|regression| &regression.effects);
+            let named = effects.filter(|effect| effect.name == condition.name);
+            let known = named.filter_map(|effect| Some((effect.relative, effect.relative_ci95?)));
+            known.min_by(|a, b| a.1.total_cmp(&b.1))
+        };
+        let (mut said, mut relative, mut squares) = (Vec::new(), 0.0, 0.0);
+        for condition in &CONDITIONS {
+            let means = condition.of_whole(first).zip(condition.of_whole(second));
+            let Some(((from, to), (effect, ci95))) = means.zip(effect(condition)) else { continue };
+            let differences = (condition.distance)(to, from) / condition.said;
+            relative += effect * differences;
+            squares += (ci95 * differences).powi(2);
+            said.push(format!("{} instead of {}", (condition.show)(to), (condition.show)(from)));
+        }
+        let conditions = said.join(" and ");
+        (!said.is_empty()).then(|| Shift { conditions, relative, relative_ci95: squares.sqrt() })
     }
 }

@@ -13,7 +13,7 @@
 //! seen. What is left over is a row, `unattributed`, and nothing is rescaled.
 
 mod classes;
-mod conditions;
+pub(crate) mod conditions;
 mod notes;
 
 use joulewise_engine::{Cost, ModuleId, Phase};

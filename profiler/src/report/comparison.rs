@@ -16,16 +16,11 @@ pub fn table(phase: &PhaseComparison, with_modules: bool) -> Table {
     let header = ["part", "quantity", "verdict", "first", "second", "change", "effect", "p corrected"];
     let rows = phase.rows.iter().filter(|row| with_modules || row.level != "module").map(|row| {
         let view = RowView::of(row);
-        let verdict = match (row.is_significant, row.change < 0.0) {
-            (true, true) => "less",
-            (true, false) => "more",
-            (false, _) => "",
-        };
         let name = if row.level == "kind" { format!("kind {}", row.name) } else { row.name.clone() };
         vec![
             name,
             row.quantity.to_owned(),
-            verdict.to_owned(),
+            view.class.to_owned(),
             view.first,
             view.second,
             view.change,
@@ -100,7 +95,7 @@ impl<'a> RowView<'a> {
             Some(p) => format!("{p:.4}"),
             None => "–".to_owned(),
         };
-        let end = 50.0 + 50.0 * (1.0 + row.change).clamp(0.5, 2.0).log2();
+        let end = 50.0 + 50.0 * (1.0 + row.change.unwrap_or(0.0)).clamp(0.5, 2.0).log2();
         let ci95 = row.change_ci95.map_or(String::new(), |ci95| format!(" ± {:.1}", 100.0 * ci95));
         RowView {
             quantity: row.quantity,
@@ -108,11 +103,11 @@ impl<'a> RowView<'a> {
             name: &row.name,
             first: quantity::si(row.first, unit),
             second: quantity::si(row.second, unit),
-            change: format!("{:+.1}{ci95} %", 100.0 * row.change),
+            change: row.change.map_or("–".to_owned(), |change| format!("{:+.1}{ci95} %", 100.0 * change)),
             effect: row.effect.map_or("–".to_owned(), |effect| format!("{effect:+.1}")),
             p: probability(row.p_value),
             p_corrected: probability(row.p_corrected),
-            class: match (row.is_significant, row.change < 0.0) {
+            class: match (row.is_significant, row.second < row.first) {
                 (true, true) => "less",
                 (true, false) => "more",
                 (false, _) => "",

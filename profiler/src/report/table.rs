@@ -1,5 +1,6 @@
 //! Tables for people: rows of text, printed by whoever has a terminal, or as Markdown.
 
+use crate::attribution::conditions;
 use crate::energy::Energy;
 use crate::report::json::{Attribution, EnergyClosure, GroupRow, PhaseProfile};
 use crate::report::quantity;
@@ -47,6 +48,9 @@ pub fn summary(phase: &PhaseProfile) -> Table {
     row("idle power", whole.idle_power_w.map(|power_w| quantity::si(power_w, "W")));
     let idle_powers: Vec<String> = whole.idle_powers_w.iter().map(|w| quantity::si(*w, "W")).collect();
     row("before, between, after", (idle_powers.len() > 1).then(|| idle_powers.join(", ")));
+    for (name, value) in conditions::of_whole(phase) {
+        row(name, Some(value));
+    }
     row("processor time", whole.cpu_time_s.map(|cpu_time_s| quantity::si(cpu_time_s, "s")));
     let counted =
         [("compute", whole.flops, "FLOP/s"), ("traffic", whole.bytes_read + whole.bytes_written, "B/s")];
