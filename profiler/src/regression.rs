@@ -69,6 +69,9 @@ pub struct Regression {
     pub intercept: f64,
     /// Scatter of one observation, relative to its response.
     pub scatter_relative: f64,
+    /// The same of observations that ran the same, around their mean: what is left of the other is how far costs are from
+    /// adding up. `None` where nothing ran often enough.
+    pub scatter_of_equals_relative: Option<f64>,
     /// Scatter of whole blocks, relative.
     pub block_scatter_relative: f64,
     /// Standard error of each cost by the model of errors, which is steadier than the bootstrap.
@@ -108,6 +111,9 @@ const FITS_WITH_CONDITIONS: usize = 6;
 
 /// Most degrees of freedom that the model of errors counts for: as much as four more rounds.
 const MOST_PRIOR_FREEDOM: f64 = 4.0;
+
+/// With fewer degrees of freedom, the scatter of observations that ran the same is told to a third at best.
+const LEAST_EQUAL_FREEDOM: f64 = 5.0;
 
 /// Scatter of observations and of blocks, relative.
 #[derive(Clone, Copy)]
@@ -174,6 +180,7 @@ impl Regression {
             effects: solution.iter().skip(1 + n_items).copied().collect(),
             intercept: solution[0],
             scatter_relative: scatter.within,
+            scatter_of_equals_relative: scatter_of_equals(observations, &fitted),
             block_scatter_relative: scatter.of_blocks,
             model_sd: (1..=n_items).map(|index| covariance[(index, index)].max(0.0).sqrt()).collect(),
             condition_number,
@@ -314,6 +321,32 @@ fn scatters(observations: &[Observation], fitted: &[f64], n_unknowns: usize) -> 
     }
 }
 
+/// Relative scatter of observations with the same counts around their mean, but for what blocks have in common.
+fn scatter_of_equals(observations: &[Observation], fitted: &[f64]) -> Option<f64> {
+    let mut residuals: Vec<f64> =
+        observations.iter().zip(fitted).map(|(seen, fit)| (seen.response - fit) / fit).collect();
+    let mut taken = 0.0;
+    // Both means at once would be the fit of an additive model, to which this is close where blocks hold alike.
+    for is_same in [
+        |a: &Observation, b: &Observation| a.block == b.block,
+        |a: &Observation, b: &Observation| a.counts == b.counts,
+    ] {
+        let mean_of_same = |seen: &Observation| -> f64 {
+            let same = observations.iter().zip(&residuals).filter(|(other, _)| is_same(seen, other));
+            let same: Vec<f64> = same.map(|(_, residual)| *residual).collect();
+            same.iter().sum::<f64>() / same.len() as f64
+        };
+        let means: Vec<f64> = observations.iter().map(mean_of_same).collect();
+        residuals.iter_mut().zip(&means).for_each(|(residual, mean)| *residual -= mean);
+        let is_first =
+            |index: usize| !observations[..index].iter().any(|other| is_same(&observations[index], other));
+        taken += (0..observations.len()).filter(|&index| is_first(index)).count() as f64;
+    }
+    let freedom = observations.len() as f64 - taken + 1.0;
+    let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();
+    (freedom >= LEAST_EQUAL_FREEDOM).then(|| (squares / freedom).sqrt())
+}
+
 /// Draws with the residuals of blocks turned around, and the signs of each.
 fn draw(
     normals: &[Normal],
@@ -426,6 +459,28 @@ mod tests {
             observation.response *= 1.0 + effect * clock;
         }
         observations
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_told_from_scatter() {
+        let (mut scatter, mut of_equals, runs) = (0.0, 0.0, 200);
+        for seed in 0..runs {
+            let mut seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.005, seed);
+            // Both second and third item behind the program are 2 % dearer together than one by one.
+            seen.iter_mut()
+                .filter(|seen| seen.counts == [4.0, 8.0, 4.0])
+                .for_each(|seen| seen.response *= 1.02);
+            let fit = Regression::fit(&seen, 0, seed).unwrap();
+            scatter += fit.scatter_relative / runs as f64;
+            of_equals += fit.scatter_of_equals_relative.unwrap() / runs as f64;
+        }
+        // Twenty degrees of freedom each, two hundred times: known to 1.1 %, four times that.
+        assert!((of_equals / 0.003 - 1.0).abs() < 0.05, "{of_equals}");
+        assert!(scatter > 2.0 * of_equals, "{scatter}");
+        // Two rounds of six are not enough to tell.
+        let seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.005, 1);
+        let fit = Regression::fit(&seen[..11], 0, 1).unwrap();
+        assert_eq!(fit.scatter_of_equals_relative, None);
     }
 
     #[test]

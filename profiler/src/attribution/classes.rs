@@ -186,6 +186,7 @@ impl<'a> Classes<'a> {
             outside: self.figure(outside_j, regression.combined_ci95(&none, 1.0), regression.n_blocks),
             condition_number: regression.condition_number,
             scatter_relative: regression.scatter_relative,
+            scatter_of_equals_relative: regression.scatter_of_equals_relative,
             round_scatter_relative: regression.block_scatter_relative,
             n_rounds: regression.n_blocks,
             n_trials: regression.n_observations,

@@ -268,6 +268,10 @@ pub struct RegressionSummary {
     pub condition_number: f64,
     /// Scatter of one trial around the fit, relative.
     pub scatter_relative: f64,
+    /// The same of trials that ran the same, around their mean: what the other has more is how far classes are from adding
+    /// up.
+    #[serde(default)]
+    pub scatter_of_equals_relative: Option<f64>,
     /// Scatter of whole rounds, relative.
     pub round_scatter_relative: f64,
     /// Rounds.

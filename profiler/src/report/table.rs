@@ -215,13 +215,16 @@ pub fn regression(phase: &PhaseProfile) -> Option<String> {
         let ci95 = effect.relative_ci95.map(|ci95| format!(" ± {:.2}", 100.0 * ci95));
         format!("; {} costs {:+.2}{} %", effect.name, 100.0 * effect.relative, ci95.unwrap_or_default())
     });
+    let of_equals = regression.scatter_of_equals_relative;
+    let of_equals = of_equals.map(|scatter| format!(" (of equal trials {:.2} %)", 100.0 * scatter));
     Some(format!(
-        "regression over {} trials in {} rounds: condition number {:.1}, scatter of a trial {:.2} %, of a round {:.2} %, \
+        "regression over {} trials in {} rounds: condition number {:.1}, scatter of a trial {:.2} %{}, of a round {:.2} %, \
          beside the modules {}{}{}",
         regression.n_trials,
         regression.n_rounds,
         regression.condition_number,
         100.0 * regression.scatter_relative,
+        of_equals.unwrap_or_default(),
         100.0 * regression.round_scatter_relative,
         quantity::energy(&regression.outside),
         effects.collect::<String>(),
