@@ -326,21 +326,25 @@ fn scatter_of_equals(observations: &[Observation], fitted: &[f64]) -> Option<f64
     let mut residuals: Vec<f64> =
         observations.iter().zip(fitted).map(|(seen, fit)| (seen.response - fit) / fit).collect();
     let mut taken = 0.0;
+    let alike: [fn(&Observation, &Observation) -> bool; 2] =
+        [|a, b| a.block == b.block, |a, b| a.counts == b.counts];
     // Both means at once would be the fit of an additive model, to which this is close where blocks hold alike.
-    for is_same in [
-        |a: &Observation, b: &Observation| a.block == b.block,
-        |a: &Observation, b: &Observation| a.counts == b.counts,
-    ] {
-        let mean_of_same = |seen: &Observation| -> f64 {
-            let same = observations.iter().zip(&residuals).filter(|(other, _)| is_same(seen, other));
-            let same: Vec<f64> = same.map(|(_, residual)| *residual).collect();
-            same.iter().sum::<f64>() / same.len() as f64
+    for is_alike in alike {
+        // The first of those that are alike stands for all.
+        let first = |index: usize| {
+            (0..index)
+                .find(|&earlier| is_alike(&observations[earlier], &observations[index]))
+                .unwrap_or(index)
         };
-        let means: Vec<f64> = observations.iter().map(mean_of_same).collect();
-        residuals.iter_mut().zip(&means).for_each(|(residual, mean)| *residual -= mean);
-        let is_first =
-            |index: usize| !observations[..index].iter().any(|other| is_same(&observations[index], other));
-        taken += (0..observations.len()).filter(|&index| is_first(index)).count() as f64;
+        let firsts: Vec<usize> = (0..observations.len()).map(first).collect();
+        let mut sums = vec![(0.0, 0.0); observations.len()];
+        for (&first, residual) in firsts.iter().zip(&residuals) {
+            sums[first] = (sums[first].0 + residual, sums[first].1 + 1.0);
+        }
+        for (&first, residual) in firsts.iter().zip(&mut residuals) {
+            *residual -= sums[first].0 / sums[first].1;
+        }
+        taken += sums.iter().filter(|(_, count)| *count > 0.0).count() as f64;
     }
     let freedom = observations.len() as f64 - taken + 1.0;
     let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();

@@ -48,10 +48,10 @@ impl Weighing {
 
     /// All groups without a class that are just company enough and leave out another one, too, shuffled.
     fn groups_without(&self, class: usize, random: &mut Pcg64) -> Vec<Vec<usize>> {
-        let others: Vec<usize> = self.with(Ballast::Part).filter(|&other| other != class).collect();
         if self.roles[class] != Ballast::Part {
             return Vec::new();
         }
+        let others: Vec<usize> = self.with(Ballast::Part).filter(|&other| other != class).collect();
         let mut groups: Vec<Vec<usize>> = if others.len() > MOST_LISTED {
             (0..DRAWN).map(|_| self.company(others.clone(), random)).collect()
         } else {

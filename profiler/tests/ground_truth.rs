@@ -184,6 +184,8 @@ fn a_clock_that_wanders_is_told_from_what_modules_take() {
             let truth_j = truth_j(&row.path) * (1.0 + 0.8 * (clock_hz / CLOCK_HZ - 1.0));
             held += usize::from((energy.energy_j.unwrap() - truth_j).abs() <= energy.ci95_j.unwrap());
         }
+        let clock = [format!("{:.0} MHz", clock_hz * 1e-6)];
+        assert!(report::table::summary(&phase).rows.iter().any(|row| row[0] == "clock" && row[1..] == clock));
         let regression = phase.regression.unwrap();
         assert_eq!(regression.effects[0].name, "a clock 1 % higher");
         told += regression.scatter_relative / RUNS as f64;
@@ -217,6 +219,34 @@ fn a_comparison_says_what_another_clock_makes() {
         profile.models[0].phases[0].regression.as_mut().unwrap().effects.clear();
     }
     assert_eq!(note(&first, &second), None);
+}
+
+#[test]
+fn a_comparison_is_of_what_takes_something() {
+    let (mut first, mut second) = (profile_of(run(1)), profile_of(run(2)));
+    // A repetition, whose lots are drawn anew.
+    second.protocol.seed += 1;
+    let zero = |profile: &mut Profile, kind: &str| {
+        let row = profile.models[0].phases[0].kinds.iter_mut().find(|row| row.name == kind).unwrap();
+        row.regression.as_mut().unwrap().energy_j = Some(0.0);
+    };
+    zero(&mut first, "norm");
+    zero(&mut second, "norm");
+    zero(&mut first, "head");
+    let comparison = compare(&first, &second);
+    assert!(comparison.notes.iter().all(|note| !note.contains("protocols")), "{:?}", comparison.notes);
+    let kind = |name: &str| {
+        let mut rows = comparison.phases[0].rows.iter();
+        rows.find(|row| (row.quantity, row.level, row.name.as_str()) == ("energy", "kind", name))
+    };
+    assert!(kind("norm").is_none());
+    let head = kind("head").unwrap();
+    assert_eq!((head.first, head.change, head.change_ci95), (0.0, None, None));
+    let table = report::comparison::table(&comparison.phases[0], false);
+    assert!(table.rows.iter().any(|row| row[0] == "kind head" && row[5] == "–"));
+    // What else differs is said.
+    second.protocol.iterations = Some(3);
+    assert!(compare(&first, &second).notes.iter().any(|note| note == "different protocols"));
 }
 
 #[test]
