@@ -73,6 +73,21 @@ pub struct WeightSpec {
     pub module: ModuleId,
 }
 
+impl WeightSpec {
+    /// Whether loading it in `format` takes the codes and scales of `source` as they are.
+    fn is_kept(&self, source: &dyn WeightSource, format: Format) -> bool {
+        !format.is_float()
+            && self.layout != WeightLayout::Transposed
+            && source.info(&self.name).is_some_and(|info| info.format == format)
+    }
+
+    /// Weights that will share a scale once it, of `k` columns, has been loaded in `format`: known before it is read.
+    pub fn block_len(&self, source: &dyn WeightSource, format: Format, k: usize) -> usize {
+        let stored = source.block_len(&self.name).filter(|_| self.is_kept(source, format));
+        stored.unwrap_or_else(|| format.spec().block_len(k))
+    }
+}
+
 /// What a source knows of a tensor without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -98,6 +113,12 @@ pub trait WeightSource: Sync {
     /// A matrix as it is stored, codes and scales, where [`TensorInfo::format`] is a format with scales; `None` where it
     /// is not. Its rows are those of the file.
     fn encoded(&self, name: &str) -> Option<Result<EncodedMatrix>> {
+        let _ = name;
+        None
+    }
+
+    /// Weights that share a scale in what [`WeightSource::encoded`] gives.
+    fn block_len(&self, name: &str) -> Option<usize> {
         let _ = name;
         None
     }
@@ -142,8 +163,7 @@ impl<'a> WeightReader<'a> {
     /// # Errors
     /// The source's own.
     pub fn encoded(&self, format: Format) -> Result<Option<EncodedMatrix>> {
-        let is_stored = self.source.info(&self.spec.name).is_some_and(|info| info.format == format);
-        if format.is_float() || !is_stored || self.rearranged.is_some() {
+        if !self.spec.is_kept(self.source, format) {
             return Ok(None);
         }
         let encoded = self.source.encoded(&self.spec.name).transpose()?;
@@ -289,6 +309,34 @@ mod tests {
         assert_eq!(heads, [0., 1., 6., 7., 2., 3., 8., 9., 4., 5., 10., 11.]);
         assert!(stored(WeightLayout::RowMajor, Format::Int4).is_none());
         assert!(stored(WeightLayout::RowMajor, Format::F32).is_none());
+    }
+
+    #[test]
+    fn blocks_have_the_stored_length_where_codes_are_taken_as_they_are() {
+        /// Four bits with a scale for every 64 weights.
+        struct Wide;
+        impl WeightSource for Wide {
+            fn info(&self, _: &str) -> Option<TensorInfo> {
+                Some(TensorInfo { shape: vec![2, 128], format: Format::Int4 })
+            }
+            fn read(&self, name: &str, _: usize, _: &mut [f32]) -> Result<()> {
+                Err(EngineError::MissingTensor(name.into()))
+            }
+            fn block_len(&self, _: &str) -> Option<usize> {
+                Some(64)
+            }
+        }
+        let block_len = |source: &dyn WeightSource, layout, format| {
+            let shape = WeightShape::Matrix { n: 2, k: 128 };
+            WeightSpec { name: "w".into(), shape, layout, module: ModuleId::ROOT }
+                .block_len(source, format, 128)
+        };
+        let own = Format::Int4.spec().block_len(128);
+        assert_ne!(own, 64);
+        assert_eq!(block_len(&Wide, WeightLayout::RowMajor, Format::Int4), 64);
+        assert_eq!(block_len(&Wide, WeightLayout::Transposed, Format::Int4), own);
+        assert_eq!(block_len(&Wide, WeightLayout::RowMajor, Format::Int8), 128);
+        assert_eq!(block_len(&Counting(vec![2, 128]), WeightLayout::RowMajor, Format::Int4), own);
     }
 
     #[test]

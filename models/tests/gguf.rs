@@ -88,6 +88,7 @@ fn every_block_type_decodes_as_gguf_py_does() {
         if let Some(encoded) = checkpoint.encoded(name) {
             let encoded = encoded.unwrap();
             assert_eq!(checkpoint.info(name).unwrap().format, encoded.format);
+            assert_eq!(checkpoint.block_len(name), Some(encoded.block_len));
             encoded.decode(&mut got).unwrap();
             assert_eq!(got, expected, "{name}");
             encodable.push(encoded.format);

@@ -42,6 +42,7 @@ fn check(file: &str, formats: &[(&str, Format)]) {
             Some(encoded) => {
                 let encoded = encoded.unwrap();
                 assert_eq!(encoded.format, format, "{stem}");
+                assert_eq!(checkpoint.block_len(&weight), Some(encoded.block_len), "{stem}");
                 let mut decoded = vec![0.0; expected.len()];
                 encoded.decode(&mut decoded).unwrap();
                 assert_eq!(decoded, expected, "{stem}");

@@ -134,6 +134,11 @@ impl DeviceMatrix {
         self.format
     }
 
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.n, self.k)
+    }
+
     /// Bytes on the device.
     pub fn size_bytes(&self) -> usize {
         let row_scales = self.row_scales.as_ref().map_or(0, DeviceMemory::size_bytes);

@@ -63,6 +63,7 @@ fuzz_target!(|parts: Vec<Part>| {
         let mut values = vec![0.0; elements];
         let read = checkpoint.read_f32(&name, 0, &mut values);
         if let Some(Ok(encoded)) = checkpoint.encoded(&name) {
+            assert_eq!(checkpoint.block_len(&name), Some(encoded.block_len));
             let mut decoded = vec![0.0; elements];
             encoded.decode(&mut decoded).expect("a matrix of the shape that was said");
             // What is used as it is stored means what reading says; NaN is not equal to itself.

@@ -283,6 +283,10 @@ impl WeightSource for Checkpoint {
         })
     }
 
+    fn block_len(&self, name: &str) -> Option<usize> {
+        self.find(name).ok()?.storage.block_len()
+    }
+
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> std::result::Result<(), EngineError> {
         self.read_f32(name, start, out).map_err(|error| error.into_engine(name))
     }

@@ -36,6 +36,11 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Weights that share a scale in what [`Storage::encoded`] gives.
+    fn block_len(&self) -> Option<usize> {
+        None
+    }
+
     /// All elements of a tensor of integers.
     fn integers(&self) -> Option<Vec<i64>> {
         None

@@ -153,6 +153,10 @@ impl Storage for Blocks {
         EncodedMatrix::from_parts(self.block.format, shape, self.block.elements, data, scales, 1.0).ok()
     }
 
+    fn block_len(&self) -> Option<usize> {
+        self.block.split.map(|_| self.block.elements)
+    }
+
     fn is_always_out_by_in(&self) -> bool {
         true
     }

@@ -147,7 +147,7 @@ impl QuantizedMatrix {
     }
 
     /// Consecutive columns that share a scale; a row of one group may be thought longer than it is.
-    fn block_len(&self) -> usize {
+    fn group_len(&self) -> usize {
         match (&self.codes, self.group_count()) {
             (Codes::Words(_), 1) => self.k.next_multiple_of(INT4_BLOCK_UNIT),
             _ => self.scales.tile.1,
@@ -205,7 +205,7 @@ impl Storage for QuantizedMatrix {
             // The engine's scales have 16 bits; f32 ones seldom fit, bf16 ones mostly do.
             Codes::Words(Words { bits: 4, .. })
                 if self.groups.is_none()
-                    && self.block_len().is_multiple_of(INT4_BLOCK_UNIT)
+                    && self.group_len().is_multiple_of(INT4_BLOCK_UNIT)
                     && self.has_zero(8) =>
             {
                 let fits = |scale: f32| f16::from_f32(scale).to_f32() == scale;
@@ -227,7 +227,7 @@ impl Storage for QuantizedMatrix {
 
     fn encoded(&self) -> Option<EncodedMatrix> {
         let format = self.format().filter(|format| *format != Format::F32)?;
-        let (n, k, block_len) = (self.n, self.k, self.block_len());
+        let (n, k, block_len) = (self.n, self.k, self.group_len());
         let blocks = || (0..n).flat_map(|row| (0..self.group_count()).map(move |group| (row, group)));
         let (data, scales, tensor_scale) = match &self.codes {
             Codes::I8(bytes) | Codes::E4m3(bytes) | Codes::E5m2(bytes) => {
@@ -262,6 +262,10 @@ impl Storage for QuantizedMatrix {
             }
         };
         EncodedMatrix::from_parts(format, (n, k), block_len, data, scales, tensor_scale).ok()
+    }
+
+    fn block_len(&self) -> Option<usize> {
+        Some(self.group_len())
     }
 
     fn is_always_out_by_in(&self) -> bool {
