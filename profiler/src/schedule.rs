@@ -269,7 +269,7 @@ impl Schedule {
         let sweeps = of.map_or(0, |class| class.count);
         let extra = swept.into_iter().map(|class| Extra { class, sweeps }).collect();
         let windows = match of {
-            Some(Swept { is_small: true, .. }) => SMALL_WINDOWS,
+            Some(Swept { is_small: true, role, .. }) if *role != Ballast::Part => SMALL_WINDOWS,
             _ => 1.0,
         };
         self.behind_whole(Target::Repeated, extra, windows * self.row_window_s)

@@ -1,16 +1,16 @@
 //! Which classes are weighed together in which trial.
 //!
 //! Classes that need company ([`Ballast::Part`]) are swept several at once, so many that they flood the cache or are most of
-//! the program, in another choice each time, and the regression tells them apart, as one weighs coins in groups. A trial
-//! leaves out one class for certain, each in turn within two rounds; the first round leaves out nothing else, which tells
-//! any classes apart. Behind that, a trial sweeps half of the others, or as many as the cache asks for: a cost is known
-//! best where it is in half of the trials (its variance goes with `1 / (p (1 - p))`).
+//! the program, in another choice each time, and the regression tells them apart, as one weighs coins in groups. In the first
+//! round each trial leaves out one class, which tells any classes apart. Behind that, a trial sweeps about half of them, or
+//! as many as the cache asks for: a cost is known best where it is in half of the trials (its variance goes with
+//! `1 / (p (1 - p))`).
 //!
 //! What a group costs is not quite the sum of what its classes cost: on a GPU, a class costs something else behind a stranger
 //! than behind the neighbour that it follows in the program, and a group of DistilBERT's lies 1 % beside the sum, each time
-//! by the same. So no group comes again before all have been run: until then each is out in its own way, and rounds scatter
-//! by that, as intervals tell; then the costs are those that fit all groups there are best, whatever the order. With groups
-//! by lot, some of which come seven times and others never, they would be more than twice as far from these.
+//! by the same. So no group comes again before all have been run: then each counts as often as any other, and costs are
+//! those that fit all groups there are best, whatever the order. By lot, some of them would come seven times and others
+//! never, and costs would be more than twice as far from these.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -18,27 +18,27 @@ use rand_pcg::Pcg64;
 
 use crate::ballast::Ballast;
 
-/// Among so many others, groups are listed; among more there are so many that a lot hardly draws one twice.
+/// Of so many classes, all groups are listed; of more there are so many that a lot hardly draws one twice.
 const MOST_LISTED: usize = 10;
 /// So many are drawn then.
-const DRAWN: usize = 512;
+const DRAWN: usize = 1024;
 
 /// The groups that are weighed.
 pub(crate) struct Weighing {
     roles: Vec<Ballast>,
     cold_bytes: Vec<f64>,
     company_bytes: f64,
-    /// For each class the groups without it, in the order in which they are run.
-    without: Vec<Vec<Vec<usize>>>,
+    /// In the order in which they are run.
+    groups: Vec<Vec<usize>>,
 }
 
 impl Weighing {
     /// For classes in these roles that read so many cold bytes, of which `company_bytes` have to be read at once.
     pub(crate) fn new(roles: Vec<Ballast>, cold_bytes: Vec<f64>, company_bytes: f64, seed: u64) -> Weighing {
-        let mut weighing = Weighing { roles, cold_bytes, company_bytes, without: Vec::new() };
+        let mut weighing = Weighing { roles, cold_bytes, company_bytes, groups: Vec::new() };
         let mut random = Pcg64::seed_from_u64(seed);
-        weighing.without =
-            (0..weighing.roles.len()).map(|class| weighing.groups_without(class, &mut random)).collect();
+        weighing.groups = weighing.listed(&mut random);
+        weighing.groups.shuffle(&mut random);
         weighing
     }
 
@@ -46,48 +46,49 @@ impl Weighing {
         (0..self.roles.len()).filter(move |&class| self.roles[class] == wanted)
     }
 
-    /// All groups without a class that are just company enough and leave out another one, too, shuffled.
-    fn groups_without(&self, class: usize, random: &mut Pcg64) -> Vec<Vec<usize>> {
-        if self.roles[class] != Ballast::Part {
-            return Vec::new();
-        }
-        let others: Vec<usize> = self.with(Ballast::Part).filter(|&other| other != class).collect();
-        let mut groups: Vec<Vec<usize>> = if others.len() > MOST_LISTED {
-            (0..DRAWN).map(|_| self.company(others.clone(), random)).collect()
+    /// All groups that are just company enough, and for a class that none of these does without, all others.
+    fn listed(&self, random: &mut Pcg64) -> Vec<Vec<usize>> {
+        let parts: Vec<usize> = self.with(Ballast::Part).collect();
+        let mut groups: Vec<Vec<usize>> = if parts.len() > MOST_LISTED {
+            (0..DRAWN).map(|_| self.company(parts.clone(), random)).collect()
         } else {
             let group = |bits: usize| -> Vec<usize> {
-                others
-                    .iter()
-                    .enumerate()
-                    .filter(|(bit, _)| bits >> bit & 1 == 1)
-                    .map(|(_, &other)| other)
-                    .collect()
+                let members = parts.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1);
+                members.map(|(_, &class)| class).collect()
             };
-            let partial = (0..(1_usize << others.len()) - 1).map(group);
-            partial.filter(|group| self.is_just_company(group, others.len())).collect()
+            let partial = (0..(1_usize << parts.len()) - 1).map(group);
+            partial.filter(|group| self.is_just_company(group)).collect()
         };
-        groups.shuffle(random);
-        if groups.is_empty() { vec![others] } else { groups }
+        for class in &parts {
+            if !groups.iter().any(|group| !group.contains(class)) {
+                groups.push(self.all_but(*class));
+            }
+        }
+        groups
     }
 
-    /// Whether half of so many others are in a group, and it reads enough.
-    fn is_company(&self, group: &[usize], of: usize) -> bool {
+    fn all_but(&self, class: usize) -> Vec<usize> {
+        self.with(Ballast::Part).filter(|&other| other != class).collect()
+    }
+
+    /// Whether a group is half of what is left without one class, and reads enough.
+    fn is_company(&self, group: &[usize]) -> bool {
         let read_bytes: f64 = group.iter().map(|&class| self.cold_bytes[class]).sum();
-        2 * group.len() > of && read_bytes >= self.company_bytes
+        2 * group.len() >= self.with(Ballast::Part).count() && read_bytes >= self.company_bytes
     }
 
     /// Whether it is, and would not be without one of the group: the more is swept, the less a small class shows.
-    fn is_just_company(&self, group: &[usize], of: usize) -> bool {
+    fn is_just_company(&self, group: &[usize]) -> bool {
         let without = |&class: &usize| -> Vec<usize> {
             group.iter().copied().filter(|&other| other != class).collect()
         };
-        self.is_company(group, of) && group.iter().any(|class| !self.is_company(&without(class), of))
+        self.is_company(group) && group.iter().any(|class| !self.is_company(&without(class)))
     }
 
     /// Enough of these classes, by lot.
     fn company(&self, mut classes: Vec<usize>, random: &mut Pcg64) -> Vec<usize> {
         classes.shuffle(random);
-        let is_enough = |&count: &usize| self.is_company(&classes[..count], classes.len());
+        let is_enough = |&count: &usize| self.is_company(&classes[..count]);
         let count = (0..classes.len()).find(is_enough).unwrap_or(classes.len());
         classes.truncate(count);
         classes.sort_unstable();
@@ -99,28 +100,32 @@ impl Weighing {
         self.company(self.with(Ballast::Part).collect(), random)
     }
 
-    /// What is swept in a round to learn what classes cost: nothing, something for each class, and, from the second round
-    /// on, half as many groups as there are classes in them, since each trial tells of most of them: shorter rounds are
+    /// What is swept in a round to learn what classes cost: nothing, each class that needs no company, and groups, from the
+    /// second round on half as many as there are classes in them, since each trial tells of all of them: shorter rounds are
     /// more rounds. A row holds the class whose number of sweeps goes for all that it sweeps, and these in program order.
     pub(crate) fn rows(&self, round: usize) -> Vec<(Option<usize>, Vec<usize>)> {
         let mut rows = vec![(None, Vec::new())];
         for (class, role) in self.roles.iter().enumerate() {
-            let place = self.with(Ballast::Part).position(|other| other == class);
-            if round > 0 && place.is_some_and(|place| place % 2 != round % 2) {
-                continue;
-            }
-            let mut swept = match (role, round.checked_sub(1)) {
-                (Ballast::None | Ballast::Sole, _) => vec![class],
-                (Ballast::Beside, _) => self.with(Ballast::Sole).chain([class]).collect(),
-                (Ballast::Part, None) => self.with(Ballast::Part).filter(|&other| other != class).collect(),
-                (Ballast::Part, Some(earlier)) => {
-                    let groups = &self.without[class];
-                    groups[earlier / 2 % groups.len()].clone()
+            match role {
+                Ballast::None | Ballast::Sole => rows.push((Some(class), vec![class])),
+                Ballast::Beside => {
+                    let mut swept: Vec<usize> = self.with(Ballast::Sole).chain([class]).collect();
+                    swept.sort_unstable();
+                    rows.push((Some(class), swept));
                 }
-            };
-            swept.sort_unstable();
-            rows.push((Some(class), swept));
+                Ballast::Part => {}
+            }
         }
+        let groups: Vec<Vec<usize>> = match round.checked_sub(1) {
+            None => self.with(Ballast::Part).map(|class| self.all_but(class)).collect(),
+            Some(earlier) => {
+                let count = self.with(Ballast::Part).count().div_ceil(2);
+                let in_turn = self.groups.iter().cycle().skip(earlier * count % self.groups.len().max(1));
+                in_turn.take(count).cloned().collect()
+            }
+        };
+        // All of them are swept as often.
+        rows.extend(groups.into_iter().map(|group| (group.first().copied(), group)));
         rows
     }
 }
@@ -134,40 +139,52 @@ mod tests {
     use rand::seq::IndexedRandom;
 
     #[test]
-    fn groups_leave_a_class_out_and_are_company_enough() {
+    fn groups_are_company_enough_and_no_more() {
         let bytes = vec![40.0, 15.0, 55.0, 55.0, 75.0, 5.0];
         let weighing = Weighing::new(vec![Ballast::Part; 6], bytes.clone(), 100.0, 1);
-        for round in 0..100 {
-            for (of, swept) in weighing.rows(round) {
-                let Some(of) = of else { continue };
-                let sum_bytes: f64 = swept.iter().map(|&class| bytes[class]).sum();
-                assert!(!swept.contains(&of) && swept.len() >= 3 && sum_bytes >= 100.0, "{swept:?}");
-                assert!(swept.is_sorted());
+        for round in 1..100 {
+            for (_, swept) in weighing.rows(round).into_iter().filter(|(of, _)| of.is_some()) {
+                let bytes = || swept.iter().map(|&class| bytes[class]);
+                let sum_bytes: f64 = bytes().sum();
+                assert!(swept.is_sorted() && swept.len() >= 3 && sum_bytes >= 100.0, "{swept:?}");
+                let is_less = swept.len() == 3 || bytes().any(|bytes| sum_bytes - bytes < 100.0);
+                assert!(is_less, "{swept:?}");
             }
         }
     }
 
+    /// The groups of so many rounds, the first left out.
+    fn groups_of(weighing: &Weighing, rounds: usize) -> Vec<Vec<usize>> {
+        let rows = (1..=rounds).flat_map(|round| weighing.rows(round));
+        rows.filter(|(class, _)| class.is_some()).map(|(_, swept)| swept).collect()
+    }
+
     #[test]
-    fn no_group_without_a_class_comes_again_before_all_have_been_run() {
-        let groups_of = |n: usize, of: usize, rounds: usize| -> Vec<Vec<usize>> {
-            let weighing = Weighing::new(vec![Ballast::Part; n], vec![1.0; n], 0.0, 7);
-            let rows = (1..=rounds).flat_map(|round| weighing.rows(round));
-            rows.filter(|(class, _)| *class == Some(of)).map(|(_, swept)| swept).collect()
-        };
-        // Three of five others, in ten choices, are twenty rounds.
-        for of in 0..6 {
-            let mut groups = groups_of(6, of, 40);
-            assert_eq!(groups[..10], groups[10..]);
-            groups.truncate(10);
-            groups.sort();
-            groups.dedup();
-            assert_eq!(groups.len(), 10);
-        }
-        // Of many, a few come twice among a hundred, by lot.
-        let mut groups = groups_of(16, 3, 200);
+    fn no_group_comes_again_before_all_have_been_run() {
+        // Three of six, in twenty choices, three in a round.
+        let mut groups = groups_of(&Weighing::new(vec![Ballast::Part; 6], vec![1.0; 6], 0.0, 7), 14);
+        assert_eq!(groups[..20], groups[20..40]);
+        groups.truncate(20);
         groups.sort();
         groups.dedup();
-        assert!(groups.len() > 95, "{}", groups.len());
+        assert_eq!(groups.len(), 20);
+        // Of many, a few come twice among eight hundred, by lot.
+        let mut groups = groups_of(&Weighing::new(vec![Ballast::Part; 16], vec![1.0; 16], 0.0, 7), 100);
+        groups.sort();
+        groups.dedup();
+        assert!(groups.len() > 700, "{}", groups.len());
+    }
+
+    #[test]
+    fn each_class_is_left_out_by_some_group() {
+        // Without the first there is no company but all others.
+        let mut bytes = vec![10.0; 7];
+        bytes[0] = 1000.0;
+        let weighing = Weighing::new(vec![Ballast::Part; 7], bytes, 500.0, 3);
+        let groups = groups_of(&weighing, weighing.groups.len());
+        for class in 0..7 {
+            assert!(groups.iter().any(|group| !group.contains(&class)), "{class}");
+        }
     }
 
     #[test]
@@ -216,6 +233,9 @@ mod tests {
     /// A group takes 2 % more or less than its classes, each group its own, always the same; a trial scatters by 0.4 %. The
     /// root mean square of how far costs are from those that fit all groups best, without scatter, and how many in a thousand
     /// intervals hold these.
+    /// Rounds in which all groups of six classes are run three times.
+    const PASSES: usize = 20;
+
     fn errors(rounds: usize, rows: impl Fn(&Weighing, usize, &mut Pcg64) -> Rows) -> (f64, usize) {
         const RUNS: u64 = 200;
         let weighing = |seed: u64| Weighing::new(vec![Ballast::Part; 6], vec![1.0; 6], 0.0, seed);
@@ -228,8 +248,8 @@ mod tests {
         };
         let (mut squares, mut held) = (0.0, 0);
         for seed in 0..RUNS {
-            // Each class has ten groups, two rounds apart.
-            let all = (0..=20).flat_map(|round| {
+            // Twenty groups, three in a round: all have been run three times.
+            let all = (0..=PASSES).flat_map(|round| {
                 observations(weighing(0).rows(round), round, 6, |swept| group(swept, seed))
             });
             let truth = Regression::fit(&all.collect::<Vec<_>>(), 0, 0).unwrap().costs;
@@ -260,7 +280,7 @@ mod tests {
     fn costs_come_to_what_fits_all_groups() {
         let by_lot = |weighing: &Weighing, round: usize, random: &mut Pcg64| -> Rows {
             let group = |(of, swept): (Option<usize>, Vec<usize>)| match of {
-                Some(class) if round > 0 => (of, weighing.without[class].choose(random).unwrap().clone()),
+                Some(_) if round > 0 => (of, weighing.groups.choose(random).unwrap().clone()),
                 _ => (of, swept),
             };
             weighing.rows(round).into_iter().map(group).collect()
@@ -268,10 +288,10 @@ mod tests {
         let in_turn = |weighing: &Weighing, round: usize, _: &mut Pcg64| weighing.rows(round);
         // Before all have been run, intervals hold 95 %; the standard deviation of that is 6 in 1,000, and classes of a
         // device, whose groups are the same, may double it.
-        let (_, held) = errors(8, in_turn);
+        let (_, held) = errors(6, in_turn);
         assert!(held >= 950 - 48, "{held} of 1000");
         // Behind all, what groups are out by has cancelled out, and intervals that still count it are too wide.
-        let ((error, held), (error_by_lot, _)) = (errors(21, in_turn), errors(21, by_lot));
+        let ((error, held), (error_by_lot, _)) = (errors(1 + PASSES, in_turn), errors(1 + PASSES, by_lot));
         assert!(error < 0.5 * error_by_lot && held > 990, "{error} and {error_by_lot}, {held} of 1000");
     }
 }
