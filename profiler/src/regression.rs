@@ -15,14 +15,23 @@
 //! common to the block; `s` and `g` are estimated from the residuals of a first fit. Negative costs are excluded by the
 //! active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23).
 //!
+//! **What does not add up.** Observations that ran the same may all lie beside the fit, by as much each time: what they ran
+//! costs more or less together than its parts do elsewhere. That is no error of theirs. It does not scatter, so that
+//! repeating all of them again would find the same costs, and it does not shrink. An observation's own error is what it
+//! lies beside the mean of its equals; where it has none, all of it. Costs are then those that fit best what was run, and
+//! intervals tell how well these are known, provided that what was run again was run about as often as its like. What
+//! another choice of things to run would have made of a cost stands apart, as its *misfit*.
+//!
 //! **Intervals.** The wild cluster bootstrap (Cameron, Gelbach and Miller, Bootstrap-based improvements for inference with
 //! clustered errors, 2008): each draw keeps what was run and turns the residuals of whole blocks around, each by the toss
 //! of a coin, and the fit is repeated. Errors of a block may depend on each other, and blocks may differ in how large they
 //! are. Drawing the blocks themselves would leave out now one class and now another where each block has only some of
-//! them: with six blocks such intervals came out ten times too wide. A fit comes closer to what it has seen than to the
-//! truth, and the scatter of few blocks is itself uncertain: the standard deviation over the draws is corrected for the
-//! first by `sqrt(n / (n - 1) (N - 1) / (N - K))`, of `N` observations in `n` blocks with `K` unknowns, and multiplied by
-//! Student's t at `n - 1` degrees of freedom for the second. All draws are kept, because costs are correlated: the
+//! them: with six blocks such intervals came out ten times too wide. A mean comes closer to what it has seen than to the
+//! truth, and so does a fit: the mean error of one of `n` blocks is multiplied by `sqrt(n / (n - 1))`, and what one of `m` equals
+//! adds to that by `sqrt(m / (m - 1))`, or by `sqrt(N / (N - K))`, of `N` observations with `K` unknowns, where it has none.
+//! The scatter of few blocks
+//! is itself uncertain: the standard deviation over the draws is multiplied by Student's t at `n - 1` degrees of freedom.
+//! All draws are kept, because costs are correlated: the
 //! interval of a sum of costs comes from the sums of each draw.
 //!
 //! After three rounds, a scatter that only the three have told is hardly known at all: t is 4.3, and by luck an interval
@@ -33,6 +42,7 @@
 //! its own residuals still say so, the louder the more rounds there are. What whole rounds were out by, only rounds can
 //! tell: to the degree that a sum suffers from that, the model adds nothing.
 
+mod errors;
 mod normal;
 
 use nalgebra::{DMatrix, DVector};
@@ -40,7 +50,8 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
 use crate::statistics::{Summary, t_quantile};
-use normal::Normal;
+use errors::Errors;
+use normal::{Block, Normal};
 
 /// One observation.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,15 +78,17 @@ pub struct Regression {
     pub effects: Vec<f64>,
     /// What an observation costs whatever was run.
     pub intercept: f64,
-    /// Scatter of one observation, relative to its response.
+    /// How far an observation lies beside the fit, relative to its response.
     pub scatter_relative: f64,
-    /// The same of observations that ran the same, around their mean: what is left of the other is how far costs are from
-    /// adding up. `None` where nothing ran often enough.
+    /// Its own error, without what all that ran the same have in common: what is left of the other is how far costs are
+    /// from adding up. `None` where nothing ran twice.
     pub scatter_of_equals_relative: Option<f64>,
     /// Scatter of whole blocks, relative.
     pub block_scatter_relative: f64,
     /// Standard error of each cost by the model of errors, which is steadier than the bootstrap.
     pub model_sd: Vec<f64>,
+    /// What another choice of things to run might make of each cost, one standard deviation, because they do not add up.
+    pub misfit_sd: Vec<f64>,
     /// Condition number of the weighted design, columns scaled to length one: how well the counts tell items apart.
     pub condition_number: f64,
     /// Blocks.
@@ -112,9 +125,6 @@ const FITS_WITH_CONDITIONS: usize = 6;
 /// Most degrees of freedom that the model of errors counts for: as much as four more rounds.
 const MOST_PRIOR_FREEDOM: f64 = 4.0;
 
-/// With fewer degrees of freedom, the scatter of observations that ran the same is told to a third at best.
-const LEAST_EQUAL_FREEDOM: f64 = 5.0;
-
 /// Scatter of observations and of blocks, relative.
 #[derive(Clone, Copy)]
 struct Scatters {
@@ -136,28 +146,26 @@ impl Regression {
         let mut blocks: Vec<usize> = observations.iter().map(|observation| observation.block).collect();
         blocks.sort_unstable();
         blocks.dedup();
-        let of_block =
-            |block: usize| observations.iter().filter(move |observation| observation.block == block);
+        let members = |block: &usize| -> Vec<usize> {
+            (0..observations.len()).filter(|&index| observations[index].block == *block).collect()
+        };
+        let members: Vec<Vec<usize>> = blocks.iter().map(members).collect();
+        let place = |seen: &Observation| blocks.iter().position(|block| *block == seen.block);
+        let places: Vec<usize> = observations.iter().filter_map(place).collect();
+        let equals = errors::equals(observations);
+        let has_equals = equals.iter().enumerate().any(|(index, first)| index != *first);
         // First by the responses themselves as the measure of their errors, then by what that fit says.
         let mut fitted: Vec<f64> = observations.iter().map(|observation| observation.response).collect();
         let mut under_stated_conditions = fitted.clone();
         let mut scatter = Scatters { within: 1.0, freedom: 1.0, of_blocks: 0.0, between: 0.0 };
         let mut solution = DVector::zeros(n_unknowns);
-        let mut normals = Vec::new();
+        let (mut shares, mut errors) = (Vec::new(), None);
         for _ in 0..if n_conditions > 0 { FITS_WITH_CONDITIONS } else { FITS } {
-            let of_members = |values: &[f64], block: usize| -> Vec<f64> {
-                let pairs = observations.iter().zip(values);
-                pairs.filter(|(observation, _)| observation.block == block).map(|(_, value)| *value).collect()
+            let share = |members: &Vec<usize>| {
+                Block::of(members.clone(), observations, &under_stated_conditions, &fitted, scatter)
             };
-            normals = blocks
-                .iter()
-                .map(|&block| {
-                    let members: Vec<&Observation> = of_block(block).collect();
-                    let stated = of_members(&under_stated_conditions, block);
-                    Normal::of_block(&members, &stated, &of_members(&fitted, block), scatter)
-                })
-                .collect::<Option<Vec<Normal>>>()?;
-            solution = Normal::total(&normals).solve()?;
+            shares = members.iter().map(share).collect::<Option<Vec<Block>>>()?;
+            solution = Normal::total(&shares).solve()?;
             let (costs, effects) = solution.as_slice().split_at(1 + n_items);
             under_stated_conditions =
                 observations.iter().map(|observation| predict(costs, &observation.counts)).collect();
@@ -166,34 +174,48 @@ impl Regression {
             if fitted.iter().chain(&under_stated_conditions).any(|fit| *fit <= 0.0) {
                 return None;
             }
-            scatter = scatters(observations, &fitted, n_unknowns);
+            let pairs = observations.iter().zip(&fitted);
+            let all: Vec<f64> = pairs.map(|(seen, fit)| (seen.response - fit) / fit).collect();
+            let of_fit = Errors::of(&all, &places, &equals, n_unknowns);
+            scatter = scatters(&of_fit.own, of_fit.freedom, &members);
+            errors = Some(of_fit);
         }
-        let total = Normal::total(&normals);
+        let errors = errors?;
+        let total = Normal::total(&shares);
         let condition_number = total.condition_number();
         if condition_number > WORST_CONDITION {
             return None;
         }
         let covariance = total.gram.clone().cholesky()?.inverse();
-        let (draws, signs) = draw(&normals, &solution, n_draws, seed);
+        let (draws, signs) = draw(&shares, &solution, &errors, &fitted, n_draws, seed);
+        let all: Vec<f64> =
+            errors.own.iter().zip(&errors.of_equals).map(|(own, common)| own + common).collect();
+        let freedom = observations.len() as f64 - n_unknowns as f64;
+        let gain = |block: &Block| &covariance * block.moment(|index| fitted[index]) * scatter.between;
         Some(Regression {
             costs: solution.iter().skip(1).take(n_items).copied().collect(),
             effects: solution.iter().skip(1 + n_items).copied().collect(),
             intercept: solution[0],
-            scatter_relative: scatter.within,
-            scatter_of_equals_relative: scatter_of_equals(observations, &fitted),
+            scatter_relative: scatters(&all, freedom, &members).within,
+            scatter_of_equals_relative: has_equals.then_some(scatter.within),
             block_scatter_relative: scatter.of_blocks,
             model_sd: (1..=n_items).map(|index| covariance[(index, index)].max(0.0).sqrt()).collect(),
+            misfit_sd: misfit_sd(&shares, &equals, &errors, &fitted, &covariance)
+                .into_iter()
+                .skip(1)
+                .take(n_items)
+                .collect(),
             condition_number,
             n_blocks: blocks.len(),
             n_observations: observations.len(),
             draws,
             signs,
-            blocks,
             model: ErrorModel {
-                gains: normals.iter().map(|block| &covariance * &block.gain * scatter.between).collect(),
+                gains: shares.iter().map(gain).collect(),
                 covariance,
                 freedom: scatter.freedom,
             },
+            blocks,
         })
     }
 
@@ -250,8 +272,7 @@ impl Regression {
         }
         let pairs = self.draws.iter().zip(&self.signs);
         let values: Vec<f64> = pairs.filter_map(|(draw, signs)| value(draw, signs)).collect();
-        let correction = n / (n - 1.0) * (n_seen - 1.0) / (n_seen - n_unknowns);
-        let variance = Summary::of(&values).standard_deviation?.powi(2) * correction;
+        let variance = Summary::of(&values).standard_deviation?.powi(2);
         let (prior, prior_freedom) =
             weights.map_or((0.0, 0.0), |weights| self.model.variance(weights, n - 1.0));
         let freedom = n - 1.0 + prior_freedom;
@@ -290,25 +311,20 @@ fn factor(effects: &[f64], conditions: &[f64]) -> f64 {
     1.0 + effects.iter().zip(conditions).map(|(effect, condition)| effect * condition).sum::<f64>()
 }
 
-/// Relative scatter of single observations within their block, and of whole blocks.
-fn scatters(observations: &[Observation], fitted: &[f64], n_unknowns: usize) -> Scatters {
-    let mut blocks: Vec<(usize, Vec<f64>)> = Vec::new();
-    for (observation, fit) in observations.iter().zip(fitted) {
-        let residual = (observation.response - fit) / fit;
-        match blocks.iter_mut().find(|(block, _)| *block == observation.block) {
-            Some((_, residuals)) => residuals.push(residual),
-            None => blocks.push((observation.block, vec![residual])),
-        }
-    }
-    let (n, n_blocks) = (observations.len() as f64, blocks.len() as f64);
-    let means: Vec<f64> = blocks.iter().map(|(_, r)| r.iter().sum::<f64>() / r.len() as f64).collect();
-    let within: f64 = blocks
+/// Relative scatter of single observations within their block, and of whole blocks, from errors of so many degrees of
+/// freedom.
+fn scatters(errors: &[f64], freedom: f64, blocks: &[Vec<usize>]) -> Scatters {
+    let of_blocks: Vec<Vec<f64>> =
+        blocks.iter().map(|members| members.iter().map(|&member| errors[member]).collect()).collect();
+    let means: Vec<f64> = of_blocks.iter().map(|errors| Summary::of(errors).mean).collect();
+    let within: f64 = of_blocks
         .iter()
         .zip(&means)
-        .flat_map(|((_, residuals), mean)| residuals.iter().map(move |residual| (residual - mean).powi(2)))
+        .flat_map(|(errors, mean)| errors.iter().map(move |error| (error - mean).powi(2)))
         .sum();
-    // The unknowns have taken their share of the scatter, and so have the blocks' means.
-    let freedom = (n - n_unknowns as f64 - n_blocks + 1.0).max(1.0);
+    let (n, n_blocks) = (errors.len() as f64, blocks.len() as f64);
+    // The blocks' means have taken their share of the scatter.
+    let freedom = (freedom - n_blocks + 1.0).max(1.0);
     let variance = within / freedom;
     let between = Summary::of(&means).standard_deviation.map_or(0.0, |sd| sd * sd);
     let block_variance = (between - variance * n_blocks / n).max(0.0);
@@ -321,59 +337,51 @@ fn scatters(observations: &[Observation], fitted: &[f64], n_unknowns: usize) -> 
     }
 }
 
-/// Relative scatter of observations with the same counts around their mean, but for what blocks have in common.
-fn scatter_of_equals(observations: &[Observation], fitted: &[f64]) -> Option<f64> {
-    let mut residuals: Vec<f64> =
-        observations.iter().zip(fitted).map(|(seen, fit)| (seen.response - fit) / fit).collect();
-    let mut taken = 0.0;
-    let alike: [fn(&Observation, &Observation) -> bool; 2] =
-        [|a, b| a.block == b.block, |a, b| a.counts == b.counts];
-    // Both means at once would be the fit of an additive model, to which this is close where blocks hold alike.
-    for is_alike in alike {
-        // The first of those that are alike stands for all.
-        let first = |index: usize| {
-            (0..index)
-                .find(|&earlier| is_alike(&observations[earlier], &observations[index]))
-                .unwrap_or(index)
-        };
-        let firsts: Vec<usize> = (0..observations.len()).map(first).collect();
-        let mut sums = vec![(0.0, 0.0); observations.len()];
-        for (&first, residual) in firsts.iter().zip(&residuals) {
-            sums[first] = (sums[first].0 + residual, sums[first].1 + 1.0);
-        }
-        for (&first, residual) in firsts.iter().zip(&mut residuals) {
-            *residual -= sums[first].0 / sums[first].1;
-        }
-        taken += sums.iter().filter(|(_, count)| *count > 0.0).count() as f64;
+/// What intercept, costs and effects are put out by, one standard deviation, by what equals have in common, if that were by
+/// chance and each of them another observation (White, 1980).
+fn misfit_sd(
+    shares: &[Block],
+    equals: &[usize],
+    errors: &Errors,
+    fitted: &[f64],
+    covariance: &DMatrix<f64>,
+) -> Vec<f64> {
+    let mut variances = DVector::zeros(covariance.nrows());
+    for first in (0..equals.len()).filter(|&index| equals[index] == index) {
+        let common =
+            |index: usize| if equals[index] == first { errors.of_equals[index] * fitted[index] } else { 0.0 };
+        let moments = shares.iter().map(|share| share.moment(common));
+        let moved = covariance * moments.fold(DVector::zeros(covariance.nrows()), |sum, moment| sum + moment);
+        variances += moved.map(|moved: f64| moved * moved);
     }
-    let freedom = observations.len() as f64 - taken + 1.0;
-    let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();
-    (freedom >= LEAST_EQUAL_FREEDOM).then(|| (squares / freedom).sqrt())
+    variances.iter().map(|variance: &f64| variance.sqrt()).collect()
 }
 
-/// Draws with the residuals of blocks turned around, and the signs of each.
+/// Draws with the errors of blocks turned around, and the signs of each.
 fn draw(
-    normals: &[Normal],
+    shares: &[Block],
     solution: &DVector<f64>,
+    errors: &Errors,
+    fitted: &[f64],
     n_draws: usize,
     seed: u64,
 ) -> (Vec<DVector<f64>>, Vec<Vec<f64>>) {
     let mut random = Pcg64::seed_from_u64(seed);
-    let total = Normal::total(normals);
-    let fitted = &total.gram * solution;
-    let residuals: Vec<DVector<f64>> =
-        normals.iter().map(|block| &block.moment - &block.gram * solution).collect();
+    let total = Normal::total(shares);
+    let expected = &total.gram * solution;
+    let error = |index: usize| errors.inflated[index] * fitted[index];
+    let moments: Vec<DVector<f64>> = shares.iter().map(|share| share.moment(error)).collect();
     let mut draws = Vec::with_capacity(n_draws);
     let mut drawn = Vec::with_capacity(n_draws);
     for _ in 0..n_draws {
         let signs: Vec<f64> =
-            normals.iter().map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
-        let mut moment = fitted.clone();
+            shares.iter().map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
+        let mut moment = expected.clone();
         // The pseudo-observations, too: their standard deviation is 1.
         for place in total.effects() {
             moment[place] += if random.random::<bool>() { 1.0 } else { -1.0 };
         }
-        residuals.iter().zip(&signs).for_each(|(residual, sign)| moment += residual * *sign);
+        moments.iter().zip(&signs).for_each(|(of_block, sign)| moment += of_block * *sign);
         if let Some(solution) = (Normal { moment, ..total.clone() }).solve() {
             draws.push(solution);
             drawn.push(signs);
@@ -481,9 +489,9 @@ mod tests {
         // Twenty degrees of freedom each, two hundred times: known to 1.1 %, four times that.
         assert!((of_equals / 0.003 - 1.0).abs() < 0.05, "{of_equals}");
         assert!(scatter > 2.0 * of_equals, "{scatter}");
-        // Two rounds of six are not enough to tell.
+        // Nothing ran twice in one round.
         let seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.005, 1);
-        let fit = Regression::fit(&seen[..11], 0, 1).unwrap();
+        let fit = Regression::fit(&seen[..6], 0, 1).unwrap();
         assert_eq!(fit.scatter_of_equals_relative, None);
     }
 

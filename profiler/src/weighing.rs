@@ -39,6 +39,7 @@ impl Weighing {
         let mut random = Pcg64::seed_from_u64(seed);
         weighing.groups = weighing.listed(&mut random);
         weighing.groups.shuffle(&mut random);
+        follow_by_others(&mut weighing.groups);
         weighing
     }
 
@@ -127,6 +128,19 @@ impl Weighing {
         // All of them are swept as often.
         rows.extend(groups.into_iter().map(|group| (group.first().copied(), group)));
         rows
+    }
+}
+
+/// Puts behind each group the one that shares the least with it: what a round is slower or warmer by then tells little of a
+/// class, which is in some trials of the round and not in others.
+fn follow_by_others(groups: &mut [Vec<usize>]) {
+    for next in 1..groups.len() {
+        let (earlier, left) = groups.split_at_mut(next);
+        let shared =
+            |group: &Vec<usize>| group.iter().filter(|class| earlier[next - 1].contains(class)).count();
+        if let Some(least) = (0..left.len()).min_by_key(|&index| shared(&left[index])) {
+            left.swap(0, least);
+        }
     }
 }
 
@@ -286,12 +300,20 @@ mod tests {
             weighing.rows(round).into_iter().map(group).collect()
         };
         let in_turn = |weighing: &Weighing, round: usize, _: &mut Pcg64| weighing.rows(round);
-        // Before all have been run, intervals hold 95 %; the standard deviation of that is 6 in 1,000, and classes of a
-        // device, whose groups are the same, may double it.
-        let (_, held) = errors(6, in_turn);
-        assert!(held >= 950 - 48, "{held} of 1000");
-        // Behind all, what groups are out by has cancelled out, and intervals that still count it are too wide.
-        let ((error, held), (error_by_lot, _)) = (errors(1 + PASSES, in_turn), errors(1 + PASSES, by_lot));
-        assert!(error < 0.5 * error_by_lot && held > 990, "{error} and {error_by_lot}, {held} of 1000");
+        // Seven rounds are a pass. Intervals hold 95 %; the standard deviation of that is 6 in 1,000, and classes of a device,
+        // whose groups are the same, may double it. What has been run once counts as by chance, and holds more.
+        for rounds in [4, 6, 10, 17, 24] {
+            let (_, held) = errors(rounds, in_turn);
+            assert!(held >= 950 - 48, "{held} of 1000 after {rounds} rounds");
+        }
+        // Behind all, what groups are out by has cancelled out, and intervals tell of the scatter alone.
+        let (error, held) = errors(1 + PASSES, in_turn);
+        let (error_by_lot, held_by_lot) = errors(1 + PASSES, by_lot);
+        assert!((950 - 48..=950 + 36).contains(&held), "{held} of 1000");
+        // By lot it has not, and they would not know.
+        assert!(
+            error < 0.5 * error_by_lot && held_by_lot < 850,
+            "{error} and {error_by_lot}, {held_by_lot} of 1000"
+        );
     }
 }

@@ -143,10 +143,12 @@ impl<'a> Classes<'a> {
             .collect();
         let whole_j = wholes.iter().map(|(_, energy_j)| energy_j).sum::<f64>() / wholes.len() as f64;
         // Turned around together with the costs, since what a round was warmer or slower by is common to both.
+        let n = wholes.len() as f64;
+        let inflation = if n > 1.0 { (n / (n - 1.0)).sqrt() } else { 1.0 };
         let whole_of = |sign: &dyn Fn(usize) -> f64| -> Option<f64> {
             let residuals: f64 =
                 wholes.iter().map(|(round, energy_j)| sign(*round) * (energy_j - whole_j)).sum();
-            (!wholes.is_empty()).then(|| whole_j + residuals / wholes.len() as f64)
+            (!wholes.is_empty()).then(|| whole_j + inflation * residuals / n)
         };
         let sum_j = regression.combine(&weights, 0.0);
         let sum = self.figure(sum_j, regression.combined_ci95(&weights, 0.0), regression.n_blocks);
@@ -219,6 +221,7 @@ impl<'a> Classes<'a> {
                 .zip(time)
                 .filter(|(_, time)| time.duration_s > 0.0)
                 .map(|(energy_j, time)| energy_j / time.duration_s),
+            misfit_j: self.energy.as_ref().map(|regression| Z95 * regression.misfit_sd[index]),
             model_ci95_j: self.energy.as_ref().map(|regression| Z95 * regression.model_sd[index]),
             rotation_ratio: rotation_j
                 .zip(energy_j.filter(|energy_j| *energy_j > 0.0))

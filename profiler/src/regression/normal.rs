@@ -6,74 +6,81 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::{Observation, Scatters};
 
-/// A block's share of the normal equations, in the unknowns intercept, costs, effects.
+/// Normal equations in the unknowns intercept, costs, effects.
 #[derive(Clone)]
 pub(super) struct Normal {
     pub(super) gram: DMatrix<f64>,
     pub(super) moment: DVector<f64>,
-    /// What the response itself, as a gain, would add to the moment.
-    pub(super) gain: DVector<f64>,
     /// How many effects there are.
     pub(super) n_effects: usize,
 }
 
-impl Normal {
-    /// The normal equations of one block, whitened by its covariance: `fitted` is what the observations are taken to cost,
-    /// `stated` the same under the conditions that costs are stated for.
-    pub(super) fn of_block(
-        members: &[&Observation],
+/// The observations of a block, and their share of the normal equations.
+pub(super) struct Block {
+    pub(super) normal: Normal,
+    /// Which they are among all.
+    members: Vec<usize>,
+    /// What one more of each member's response adds to the moment.
+    scores: DMatrix<f64>,
+}
+
+impl Block {
+    /// The block whitened by its covariance: `fitted` is what all observations are taken to cost, `stated` the same under
+    /// the conditions that costs are stated for.
+    pub(super) fn of(
+        members: Vec<usize>,
+        observations: &[Observation],
         stated: &[f64],
         fitted: &[f64],
         scatter: Scatters,
-    ) -> Option<Normal> {
+    ) -> Option<Block> {
         let n = members.len();
-        let n_items = members.first()?.counts.len();
-        let n_effects = members.first()?.conditions.len();
+        let first = &observations[*members.first()?];
+        let (n_items, n_effects) = (first.counts.len(), first.conditions.len());
+        let fitted: Vec<f64> = members.iter().map(|&member| fitted[member]).collect();
+        let seen = |row: usize| &observations[members[row]];
         let mut covariance = DMatrix::zeros(n, n);
         for i in 0..n {
             for j in 0..n {
                 covariance[(i, j)] = scatter.of_blocks.powi(2) * fitted[i] * fitted[j];
             }
-            covariance[(i, i)] += (scatter.within * fitted[i]).powi(2).max(members[i].sampling_sd.powi(2));
+            covariance[(i, i)] += (scatter.within * fitted[i]).powi(2).max(seen(i).sampling_sd.powi(2));
         }
         let x = DMatrix::from_fn(n, 1 + n_items + n_effects, |i, j| match j.checked_sub(1) {
             None => 1.0,
-            Some(item) if item < n_items => members[i].counts[item],
-            Some(other) => stated[i] * members[i].conditions[other - n_items],
+            Some(item) if item < n_items => seen(i).counts[item],
+            Some(other) => stated[members[i]] * seen(i).conditions[other - n_items],
         });
-        let y = DVector::from_fn(n, |i, _| members[i].response);
-        let factor = covariance.cholesky()?;
-        let x_white = factor.l().solve_lower_triangular(&x)?;
-        let y_white = factor.l().solve_lower_triangular(&y)?;
-        let fitted_white = factor.l().solve_lower_triangular(&DVector::from_column_slice(fitted))?;
-        let gain = x_white.transpose() * fitted_white;
-        Some(Normal {
-            gram: x_white.transpose() * &x_white,
-            moment: x_white.transpose() * y_white,
-            gain,
-            n_effects,
-        })
+        let scores = covariance.cholesky()?.solve(&x).transpose();
+        let y = DVector::from_fn(n, |i, _| seen(i).response);
+        let normal = Normal { gram: &scores * x, moment: &scores * y, n_effects };
+        Some(Block { normal, members, scores })
     }
 
+    /// What so much more of each observation, of all blocks, adds to this block's moment.
+    pub(super) fn moment(&self, more: impl Fn(usize) -> f64) -> DVector<f64> {
+        &self.scores
+            * DVector::from_iterator(self.members.len(), self.members.iter().map(|&member| more(member)))
+    }
+}
+
+impl Normal {
     /// The places of effects among the unknowns.
     pub(super) fn effects(&self) -> Range<usize> {
         self.moment.len() - self.n_effects..self.moment.len()
     }
 
     /// Those of all blocks together, and of a pseudo-observation of each effect: none, with standard deviation 1.
-    pub(super) fn total(normals: &[Normal]) -> Normal {
-        let size = normals.first().map_or(0, |normal| normal.moment.len());
-        let n_effects = normals.first().map_or(0, |normal| normal.n_effects);
-        let zeros = || DVector::zeros(size);
-        let mut total =
-            Normal { gram: DMatrix::zeros(size, size), moment: zeros(), gain: zeros(), n_effects };
+    pub(super) fn total(blocks: &[Block]) -> Normal {
+        let size = blocks.first().map_or(0, |block| block.normal.moment.len());
+        let n_effects = blocks.first().map_or(0, |block| block.normal.n_effects);
+        let mut total = Normal { gram: DMatrix::zeros(size, size), moment: DVector::zeros(size), n_effects };
         for place in total.effects() {
             total.gram[(place, place)] = 1.0;
         }
-        for normal in normals {
+        for Block { normal, .. } in blocks {
             total.gram += &normal.gram;
             total.moment += &normal.moment;
-            total.gain += &normal.gain;
         }
         total
     }

@@ -339,6 +339,10 @@ pub struct ClassRow {
     pub time: Option<Timing>,
     /// Energy over time.
     pub power_w: Option<f64>,
+    /// What another choice of trials might make of the energy beyond its interval, because classes do not quite add up: as
+    /// a half width of 95 %, but no more trials of the same make it less.
+    #[serde(default)]
+    pub misfit_j: Option<f64>,
     /// Half width of the interval of the energy by the model of errors instead of the bootstrap.
     pub model_ci95_j: Option<f64>,
     /// In turns with its class but without the rest of the program, over the energy by regression.

@@ -182,8 +182,18 @@ pub fn closures(phase: &PhaseProfile) -> impl Iterator<Item = (&'static str, &En
 /// One row per class of modules, by regression; costs are those of one run of one module, or of neighbours that are done
 /// at once.
 pub fn classes(phase: &PhaseProfile) -> Table {
-    let header =
-        ["class", "times", "extra", "share", "energy each", "above idle", "time each", "power", "rotation"];
+    let header = [
+        "class",
+        "times",
+        "extra",
+        "share",
+        "energy each",
+        "misfit",
+        "above idle",
+        "time each",
+        "power",
+        "rotation",
+    ];
     let rows = phase.classes.iter().map(|row| {
         let energy = |energy: &Option<Energy>| energy.as_ref().map_or(String::new(), quantity::energy);
         vec![
@@ -192,6 +202,7 @@ pub fn classes(phase: &PhaseProfile) -> Table {
             row.sweeps.to_string(),
             row.share.map_or(String::new(), quantity::percent),
             energy(&row.energy),
+            row.misfit_j.map_or(String::new(), |misfit_j| format!("± {}", quantity::si(misfit_j, "J"))),
             energy(&row.dynamic_energy),
             row.time.as_ref().map_or(String::new(), quantity::timing),
             row.power_w.map_or(String::new(), |power_w| quantity::si(power_w, "W")),
@@ -200,6 +211,11 @@ pub fn classes(phase: &PhaseProfile) -> Table {
     });
     Table::new(&header, rows.collect())
 }
+
+/// The misfit of classes below this share of the whole is not worth a word,
+const NOTABLE_SHARE: f64 = 0.02;
+/// nor is one below this, relative to the class.
+const NOTABLE_MISFIT: f64 = 0.01;
 
 /// How the regression went, in one line.
 pub fn regression(phase: &PhaseProfile) -> Option<String> {
@@ -215,11 +231,18 @@ pub fn regression(phase: &PhaseProfile) -> Option<String> {
         let ci95 = effect.relative_ci95.map(|ci95| format!(" ± {:.2}", 100.0 * ci95));
         format!("; {} costs {:+.2}{} %", effect.name, 100.0 * effect.relative, ci95.unwrap_or_default())
     });
+    let notable = phase.classes.iter().filter(|row| row.share.is_some_and(|share| share >= NOTABLE_SHARE));
+    let misfit =
+        notable.filter_map(|row| Some(row.misfit_j? / row.energy.as_ref()?.energy_j?)).fold(0.0, f64::max);
+    let misfit = (misfit >= NOTABLE_MISFIT).then(|| {
+        let percent = 100.0 * misfit;
+        format!("; behind other neighbours, a class may take up to {percent:.0} % more or less (misfit)")
+    });
     let of_equals = regression.scatter_of_equals_relative;
     let of_equals = of_equals.map(|scatter| format!(" (of equal trials {:.2} %)", 100.0 * scatter));
     Some(format!(
         "regression over {} trials in {} rounds: condition number {:.1}, scatter of a trial {:.2} %{}, of a round {:.2} %, \
-         beside the modules {}{}{}",
+         beside the modules {}{}{}{}",
         regression.n_trials,
         regression.n_rounds,
         regression.condition_number,
@@ -228,7 +251,8 @@ pub fn regression(phase: &PhaseProfile) -> Option<String> {
         100.0 * regression.round_scatter_relative,
         quantity::energy(&regression.outside),
         effects.collect::<String>(),
-        additivity.unwrap_or_default()
+        additivity.unwrap_or_default(),
+        misfit.unwrap_or_default()
     ))
 }
 
