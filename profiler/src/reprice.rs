@@ -2,7 +2,8 @@
 //!
 //! A profile keeps every window with its calendar time. So a recording that was made meanwhile (a Joulescope's, a wall
 //! meter's) can take the place of the sensors after the fact: the windows and times stay, the energies are new. Where the
-//! meter's clock does not tell the calendar, [`align`](crate::alignment::align) finds out how it stands.
+//! meter's clock does not tell the calendar, [`align`](crate::alignment::align) finds out how it stands. The windows of a
+//! profile can also be attributed again as they are, by a version that does that better than the one that measured.
 
 use joulewise_engine::{Cost, ModuleId, ModuleKind, Phase};
 
@@ -13,7 +14,7 @@ use crate::experiment::{Protocol, Record};
 use crate::meter::reading;
 use crate::recording::Recording;
 use crate::report::json::{ModuleRow, PhaseProfile, PowerSample, Profile, SensorRow};
-use crate::resume::{unknown, unseen_record};
+use crate::resume::{self, unknown, unseen_record};
 use crate::trace::Trace;
 use crate::workload::{Part, WorkloadShape};
 
@@ -33,27 +34,41 @@ pub fn reprice(profile: &mut Profile, recording: &Recording) -> Result<()> {
     Ok(())
 }
 
+/// Attributes the energies of a profile again, from its windows and what its sensors said of them.
+///
+/// # Errors
+/// As [`reprice`].
+pub fn attribute_again(profile: &mut Profile) -> Result<()> {
+    let (protocol, sensors) = (profile.protocol.clone(), profile.sensors.clone());
+    for phase in profile.models.iter_mut().flat_map(|model| &mut model.phases) {
+        let record = resume::record(phase, &sensors)?;
+        // Every window has its energies.
+        let power_samples = std::mem::take(&mut phase.power_samples);
+        *phase = PhaseProfile { power_samples, ..attributed(phase, &protocol, &record, &|_, _| Vec::new())? };
+    }
+    Ok(())
+}
+
 fn repriced(
     old: &PhaseProfile,
     protocol: &Protocol,
     trace: &Trace,
     between: &dyn Fn(f64, f64) -> Vec<EnergyReading>,
 ) -> Result<PhaseProfile> {
-    let shape = shape(old)?;
-    let parts = old.modules.iter().map(part).collect::<Result<Vec<_>>>()?;
     let record = unseen_record(old)?;
-    let (parts, record_of) = (&parts, &record);
-    let mut new = attribute(&Basis {
-        shape,
-        parts,
-        record: record_of,
-        energy_between: between,
-        primary: &[0],
-        protocol,
-    });
-    new.timeline.clone_from(&old.timeline);
-    new.power_samples = power_samples(&record, trace, old.power_samples.len());
-    Ok(new)
+    let power_samples = power_samples(&record, trace, old.power_samples.len());
+    Ok(PhaseProfile { power_samples, ..attributed(old, protocol, &record, between)? })
+}
+
+fn attributed(
+    old: &PhaseProfile,
+    protocol: &Protocol,
+    record: &Record,
+    energy_between: &dyn Fn(f64, f64) -> Vec<EnergyReading>,
+) -> Result<PhaseProfile> {
+    let parts = old.modules.iter().map(part).collect::<Result<Vec<_>>>()?;
+    let basis = Basis { shape: shape(old)?, parts: &parts, record, energy_between, primary: &[0], protocol };
+    Ok(PhaseProfile { timeline: old.timeline.clone(), ..attribute(&basis) })
 }
 
 fn shape(phase: &PhaseProfile) -> Result<WorkloadShape> {

@@ -18,12 +18,12 @@ use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
 use joulewise_profiler::profile::{Setup, profile};
 use joulewise_profiler::recording::Recording;
 use joulewise_profiler::report::json::{ModelSummary, Profile};
-use joulewise_profiler::reprice::reprice;
+use joulewise_profiler::reprice::{attribute_again, reprice};
 use joulewise_profiler::sensor::estimator::Estimator;
 use joulewise_profiler::sensor::power_log::PowerLogOptions;
 use joulewise_profiler::sensor::simulated::{SimulatedDevice, SimulatedSensor};
 
-use simulation::{IDLE_W, MODULES, SimulatedWorkload};
+use simulation::{IDLE_W, MODULES, SimulatedWorkload, exact_meter};
 
 /// Length of every window.
 const WINDOW_S: f64 = 0.1;
@@ -32,14 +32,17 @@ const STEP_S: f64 = 0.1e-3;
 
 /// A profile, in simulated time, where nobody oversleeps, whose sensor knows nothing of the device.
 fn estimated(clock: &Arc<SimulatedClock>, device: &SimulatedDevice) -> Profile {
+    profiled(device, &EnergyMeter::simulated(clock, vec![Box::new(Estimator::of_this_cpu())]))
+}
+
+fn profiled(device: &SimulatedDevice, meter: &EnergyMeter) -> Profile {
     let mut protocol = Protocol::quick();
     protocol.trials = 2;
     protocol.max_trials = 2;
     protocol.min_window_s = WINDOW_S;
     protocol.replay_min_window_s = WINDOW_S;
-    let meter = EnergyMeter::simulated(clock, vec![Box::new(Estimator::of_this_cpu())]);
-    let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
-    let mut result = Profile::new(&meter, MeteredDevice::Cpu, protocol.clone());
+    let setup = Setup { meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+    let mut result = Profile::new(meter, MeteredDevice::Cpu, protocol.clone());
     result.add_model(ModelSummary::default(), "simulated device");
     let mut workload = SimulatedWorkload::new(device);
     result.put_phase(profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap());
@@ -187,4 +190,30 @@ fn a_digital_line_aligns_a_recording_to_its_samples() {
     recording.shift(alignment.offset_s);
     reprice(&mut measured, &recording).unwrap();
     assert_eq!(measured.models[0].phases[0].whole.energy.provenance, Provenance::Measured);
+}
+
+#[test]
+fn windows_that_are_attributed_again_by_the_same_version_say_the_same() {
+    let clock = SimulatedClock::new();
+    let device = SimulatedDevice::on(clock.clone(), IDLE_W);
+    let before = profiled(&device, &exact_meter(&clock, &device));
+    // What is written and read back is what there is to go by.
+    let mut again: Profile = serde_json::from_str(&serde_json::to_string(&before).unwrap()).unwrap();
+    attribute_again(&mut again).unwrap();
+    let (before, again) = (&before.models[0].phases[0], &again.models[0].phases[0]);
+    assert!(before.whole.energy.energy_j.is_some_and(|energy_j| energy_j > 0.0));
+    assert_eq!(before.whole.energy, again.whole.energy);
+    assert_eq!(before.whole.time, again.whole.time);
+    assert!(!before.classes.is_empty());
+    for (before, again) in before.classes.iter().zip(&again.classes) {
+        assert_eq!(
+            (&before.energy, before.time, before.misfit_j),
+            (&again.energy, again.time, again.misfit_j)
+        );
+    }
+    for (before, again) in before.modules.iter().zip(&again.modules) {
+        assert_eq!(before.regression, again.regression, "{}", before.path);
+        assert_eq!(before.first_order, again.first_order, "{}", before.path);
+    }
+    assert_eq!(before.notes, again.notes);
 }

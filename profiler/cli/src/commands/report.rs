@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use joulewise_profiler::report;
+use joulewise_profiler::reprice::attribute_again;
 use serde::Serialize;
 
 use crate::commands::compare::read;
@@ -18,6 +19,9 @@ pub(crate) struct Report {
     /// Folder for the files; the same by default.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Attribute the joules to modules again, from the windows in the profile and as this version does it.
+    #[arg(long)]
+    attribute: bool,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -30,7 +34,10 @@ struct Written {
 
 impl Report {
     pub(crate) fn run(self) -> Result<Verdict> {
-        let profile = read(&self.folder)?;
+        let mut profile = read(&self.folder)?;
+        if self.attribute {
+            attribute_again(&mut profile)?;
+        }
         let files = report::write(self.out.as_ref().unwrap_or(&self.folder), &profile)?;
         if self.json {
             output::json(&Written { files })?;
