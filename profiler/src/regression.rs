@@ -322,12 +322,13 @@ fn scatters(errors: &[f64], freedom: f64, blocks: &[Vec<usize>]) -> Scatters {
         .zip(&means)
         .flat_map(|(errors, mean)| errors.iter().map(move |error| (error - mean).powi(2)))
         .sum();
-    let (n, n_blocks) = (errors.len() as f64, blocks.len() as f64);
-    // The blocks' means have taken their share of the scatter.
+    let n_blocks = blocks.len() as f64;
+    // What has been fitted has taken its share of what would tell of a block's mean, and these theirs of the scatter.
+    let of_mean = n_blocks / freedom.max(1.0);
     let freedom = (freedom - n_blocks + 1.0).max(1.0);
     let variance = within / freedom;
     let between = Summary::of(&means).standard_deviation.map_or(0.0, |sd| sd * sd);
-    let block_variance = (between - variance * n_blocks / n).max(0.0);
+    let block_variance = (between - variance * of_mean).max(0.0);
     // A perfect fit leaves no scatter; some is needed to weigh with.
     Scatters {
         within: variance.sqrt().max(1e-9),
