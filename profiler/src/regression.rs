@@ -339,7 +339,7 @@ fn scatters(errors: &[f64], freedom: f64, blocks: &[Vec<usize>]) -> Scatters {
 }
 
 /// What intercept, costs and effects are put out by, one standard deviation, by what equals have in common, if that were by
-/// chance and each of them another observation (White, 1980).
+/// chance (White, 1980), less what their own errors make of it, as `covariance` tells.
 fn misfit_sd(
     shares: &[Block],
     equals: &[usize],
@@ -355,7 +355,8 @@ fn misfit_sd(
         let moved = covariance * moments.fold(DVector::zeros(covariance.nrows()), |sum, moment| sum + moment);
         variances += moved.map(|moved: f64| moved * moved);
     }
-    variances.iter().map(|variance: &f64| variance.sqrt()).collect()
+    let own = covariance.diagonal();
+    variances.iter().zip(&own).map(|(variance, own): (&f64, &f64)| (variance - own).max(0.0).sqrt()).collect()
 }
 
 /// Draws with the errors of blocks turned around, and the signs of each.
@@ -477,19 +478,29 @@ mod tests {
     #[test]
     fn what_does_not_add_up_is_told_from_scatter() {
         let (mut scatter, mut of_equals, runs) = (0.0, 0.0, 200);
+        let (mut misfit, mut none) = ([0.0; 3], [0.0; 3]);
+        let add = |sums: &mut [f64; 3], fit: &Regression| {
+            let relative = fit.misfit_sd.iter().zip(&fit.model_sd).map(|(misfit_sd, sd)| misfit_sd / sd);
+            sums.iter_mut().zip(relative).for_each(|(sum, relative)| *sum += relative / runs as f64);
+        };
         for seed in 0..runs {
             let mut seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.005, seed);
+            add(&mut none, &Regression::fit(&seen, 0, seed).unwrap());
             // Both second and third item behind the program are 2 % dearer together than one by one.
             seen.iter_mut()
                 .filter(|seen| seen.counts == [4.0, 8.0, 4.0])
                 .for_each(|seen| seen.response *= 1.02);
             let fit = Regression::fit(&seen, 0, seed).unwrap();
+            add(&mut misfit, &fit);
             scatter += fit.scatter_relative / runs as f64;
             of_equals += fit.scatter_of_equals_relative.unwrap() / runs as f64;
         }
         // Twenty degrees of freedom each, two hundred times: known to 1.1 %, four times that.
         assert!((of_equals / 0.003 - 1.0).abs() < 0.05, "{of_equals}");
         assert!(scatter > 2.0 * of_equals, "{scatter}");
+        // The two that do not add up have a misfit well beyond their intervals, and none has where all do.
+        assert!(misfit[1] > 2.0 && misfit[2] > 2.0, "{misfit:?}");
+        assert!(none.iter().all(|relative| *relative < 0.1), "{none:?}");
         // Nothing ran twice in one round.
         let seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.005, 1);
         let fit = Regression::fit(&seen[..6], 0, 1).unwrap();
