@@ -182,6 +182,10 @@ pub fn closures(phase: &PhaseProfile) -> impl Iterator<Item = (&'static str, &En
 /// One row per class of modules, by regression; costs are those of one run of one module, or of neighbours that are done
 /// at once.
 pub fn classes(phase: &PhaseProfile) -> Table {
+    let misfit = |misfit_j: Option<f64>| {
+        let misfit_j = misfit_j.filter(|misfit_j| *misfit_j > 0.0);
+        misfit_j.map_or(String::new(), |misfit_j| format!("± {}", quantity::si(misfit_j, "J")))
+    };
     let header = [
         "class",
         "times",
@@ -202,7 +206,7 @@ pub fn classes(phase: &PhaseProfile) -> Table {
             row.sweeps.to_string(),
             row.share.map_or(String::new(), quantity::percent),
             energy(&row.energy),
-            row.misfit_j.map_or(String::new(), |misfit_j| format!("± {}", quantity::si(misfit_j, "J"))),
+            misfit(row.misfit_j),
             energy(&row.dynamic_energy),
             row.time.as_ref().map_or(String::new(), quantity::timing),
             row.power_w.map_or(String::new(), |power_w| quantity::si(power_w, "W")),
