@@ -282,7 +282,12 @@ impl Regression {
 
     /// What an observation is expected to cost under these conditions.
     pub fn predict(&self, counts: &[f64], conditions: &[f64]) -> f64 {
-        self.combine(counts, 1.0) * factor(&self.effects, conditions)
+        self.combine(counts, 1.0) * self.factor(conditions)
+    }
+
+    /// What these conditions multiply costs by.
+    pub fn factor(&self, conditions: &[f64]) -> f64 {
+        factor(&self.effects, conditions)
     }
 }
 

@@ -136,11 +136,12 @@ impl<'a> Classes<'a> {
     pub(super) fn closure(&self, whole: &Whole) -> Option<EnergyClosure> {
         let regression = self.energy.as_ref()?;
         let weights = self.all_weights();
-        let wholes: Vec<(usize, f64)> = self
-            .trials
-            .of(Target::Whole)
-            .filter_map(|resolved| Some((resolved.trial.round, resolved.per_iteration().energy_j?)))
-            .collect();
+        // Costs are stated for the mean of their conditions; what each was beside that by is no scatter.
+        let stated = |resolved: &Resolved<'_>| {
+            let factor = regression.factor(&self.conditions.distances(resolved.trial));
+            Some((resolved.trial.round, resolved.per_iteration().energy_j? / factor))
+        };
+        let wholes: Vec<(usize, f64)> = self.trials.of(Target::Whole).filter_map(stated).collect();
         let whole_j = wholes.iter().map(|(_, energy_j)| energy_j).sum::<f64>() / wholes.len() as f64;
         // Turned around together with the costs, since what a round was warmer or slower by is common to both.
         let n = wholes.len() as f64;
