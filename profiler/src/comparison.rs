@@ -154,9 +154,14 @@ fn notes(first: &Profile, second: &Profile, is_empty: bool) -> Vec<String> {
     if first.environment.cpu_model != second.environment.cpu_model {
         notes.push("different machines".to_owned());
     }
-    // Another seed is what makes it a repetition.
-    if first.protocol != (Protocol { seed: first.protocol.seed, ..second.protocol.clone() }) {
-        notes.push("different protocols".to_owned());
+    let (a, b) = (&first.environment.gpus, &second.environment.gpus);
+    if a != b && !a.is_empty() && !b.is_empty() {
+        let (a, b) = (a.join(", "), b.join(", "));
+        notes.push(format!("different GPUs ({a} and {b}): the gains of their sensors do not cancel"));
+    }
+    let differences = differences(&first.protocol, &second.protocol);
+    if !differences.is_empty() {
+        notes.push(format!("different protocols: {}", differences.join(", ")));
     }
     for (name, profile) in [("first", first), ("second", second)] {
         if !profile.is_complete {
@@ -167,6 +172,20 @@ fn notes(first: &Profile, second: &Profile, is_empty: bool) -> Vec<String> {
         notes.push("the profiles have no phase of one name and shape".to_owned());
     }
     notes
+}
+
+/// What two protocols differ in but the seed, another of which is what makes it a repetition.
+fn differences(first: &Protocol, second: &Protocol) -> Vec<String> {
+    let fields = |protocol: &Protocol| match serde_json::to_value(protocol) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let others = fields(second);
+    let difference = |(name, value): (String, serde_json::Value)| {
+        let other = others.get(&name)?;
+        (value != *other && name != "seed").then(|| format!("{name} {value} and {other}"))
+    };
+    fields(first).into_iter().filter_map(difference).collect()
 }
 
 fn rows(old: &PhaseProfile, new: &PhaseProfile) -> Vec<ComparedRow> {

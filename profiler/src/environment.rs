@@ -7,6 +7,7 @@ use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
 use crate::ballast::Cache;
+use crate::sensor::nvml;
 
 /// What of a machine bears on its figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,12 +30,15 @@ pub struct Environment {
     pub is_virtual: Option<bool>,
     /// Load of the machine over the last minute, in busy cores, before anything was measured.
     pub load_average: Option<f64>,
+    /// GPUs that NVML knows: model, and the name that no other board has.
+    #[serde(default)]
+    pub gpus: Vec<String>,
 }
 
 impl Environment {
     /// Reads this machine.
     pub fn read() -> Self {
-        Environment::read_below(Path::new("/"))
+        Environment { gpus: nvml::boards(), ..Environment::read_below(Path::new("/")) }
     }
 
     /// Reads the `proc` and `sys` trees below `root`.
@@ -59,6 +63,7 @@ impl Environment {
                 .map(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")),
             load_average: file("proc/loadavg")
                 .and_then(|text| text.split_whitespace().next().and_then(|load| load.parse().ok())),
+            gpus: Vec::new(),
         }
     }
 }

@@ -246,7 +246,14 @@ fn a_comparison_is_of_what_takes_something() {
     assert!(table.rows.iter().any(|row| row[0] == "kind head" && row[5] == "–"));
     // What else differs is said.
     second.protocol.iterations = Some(3);
-    assert!(compare(&first, &second).notes.iter().any(|note| note == "different protocols"));
+    first.environment.gpus = vec!["H100 GPU-1".to_owned()];
+    second.environment.gpus = vec!["H100 GPU-2".to_owned()];
+    let notes = compare(&first, &second).notes;
+    assert!(notes.iter().any(|note| note == "different protocols: iterations null and 3"), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| note.starts_with("different GPUs (H100 GPU-1 and H100 GPU-2)")),
+        "{notes:?}"
+    );
 }
 
 #[test]

@@ -94,6 +94,7 @@ impl Page {
             ("highest clock", environment.max_clock_hz.map(|clock_hz| quantity::si(clock_hz, "Hz"))),
             ("virtual machine", environment.is_virtual.map(|is| if is { "yes" } else { "no" }.to_owned())),
             ("load before", environment.load_average.map(|load| format!("{load:.2} busy cores"))),
+            ("GPUs", (!environment.gpus.is_empty()).then(|| environment.gpus.join(", "))),
             ("processor time used", process.cpu_time_s.map(|time_s| quantity::si(time_s, "s"))),
             ("peak memory used", process.peak_memory_bytes.map(|bytes| quantity::bytes(bytes as f64))),
             ("time of the profile", Some(quantity::si(process.duration_s, "s"))),

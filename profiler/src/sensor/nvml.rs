@@ -107,6 +107,17 @@ pub fn discover(_: &SearchPaths, discovery: &mut Discovery) {
     }
 }
 
+/// What every GPU is: its model, and the name that no other board has. None without a driver.
+pub(crate) fn boards() -> Vec<String> {
+    let Some(nvml) = library() else { return Vec::new() };
+    let board = |index: u32| {
+        let device = nvml.device_by_index(index).ok()?;
+        let names = [device.name().ok(), device.uuid().ok()];
+        Some(names.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    };
+    (0..nvml.device_count().unwrap_or(0)).filter_map(board).collect()
+}
+
 /// How a GPU is doing.
 pub(crate) struct GpuState {
     /// Of the chip.
