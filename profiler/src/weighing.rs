@@ -258,12 +258,12 @@ mod tests {
         rows.into_iter().map(observation).collect()
     }
 
-    /// A group takes 2 % more or less than its classes, each group its own, always the same; a trial scatters by 0.4 %. The
-    /// root mean square of how far costs are from those that fit all groups best, without scatter, and how many in a thousand
-    /// intervals hold these.
     /// Rounds in which all groups of six classes are run four times.
     const PASSES: usize = 12;
 
+    /// A group takes 2 % more or less than its classes, each group its own, always the same; a trial scatters by 0.4 %. The
+    /// root mean square of how far costs are from those that fit all groups best, without scatter, and how many in a thousand
+    /// intervals hold these.
     fn errors(rounds: usize, rows: impl Fn(&Weighing, usize, &mut Pcg64) -> Rows) -> (f64, usize) {
         const RUNS: u64 = 200;
         let weighing = |seed: u64| Weighing::new(vec![Ballast::Part; 6], vec![1.0; 6], 0.0, seed);
