@@ -131,11 +131,11 @@ impl Weighing {
 
     /// How many groups were run in so many rounds behind the first, and how many are run in the next: half as many as there
     /// are classes in them, since each trial tells of all of them and shorter rounds are more rounds. Once all have been run,
-    /// intervals hardly gain by more rounds, and what else is in one is known by then: four times as many.
+    /// intervals hardly gain by more rounds, and what else is in one is known by then: four times as many, but none twice.
     fn turn(&self, rounds: usize) -> (usize, usize) {
         let parts = self.with(Ballast::Part).count();
-        let (few, many) = (parts.div_ceil(2), 2 * parts);
         let all = self.groups.len();
+        let (few, many) = (parts.div_ceil(2), (2 * parts).min(all));
         let of_few = all.div_ceil(few.max(1));
         let first = (rounds * few).min(all) + rounds.saturating_sub(of_few) * many;
         (first, if rounds < of_few { few.min(all - first) } else { many })
@@ -196,6 +196,9 @@ mod tests {
         groups.sort();
         groups.dedup();
         assert_eq!(groups.len(), 20);
+        // Three pairs of three, two and one, and then all of them: none twice in a round.
+        let weighing = Weighing::new(vec![Ballast::Part; 3], vec![1.0; 3], 0.0, 7);
+        assert_eq!([2, 3, 4].map(|rounds| groups_of(&weighing, rounds).len()), [3, 6, 9]);
         // Of many, a few come twice among eight hundred, by lot.
         let mut groups = groups_of(&Weighing::new(vec![Ballast::Part; 16], vec![1.0; 16], 0.0, 7), 100);
         groups.sort();
