@@ -29,10 +29,9 @@
 //! them: with six blocks such intervals came out ten times too wide. A mean comes closer to what it has seen than to the
 //! truth, and so does a fit: the mean error of one of `n` blocks is multiplied by `sqrt(n / (n - 1))`, and what one of `m` equals
 //! adds to that by `sqrt(m / (m - 1))`, or by `sqrt(N / (N - K))`, of `N` observations with `K` unknowns, where it has none.
-//! The scatter of few blocks
-//! is itself uncertain: the standard deviation over the draws is multiplied by Student's t at `n - 1` degrees of freedom.
-//! All draws are kept, because costs are correlated: the
-//! interval of a sum of costs comes from the sums of each draw.
+//! The scatter of few blocks is itself uncertain: the standard deviation over the draws is multiplied by Student's t at
+//! `n - 1` degrees of freedom. All draws are kept, because costs are correlated: the interval of a sum of costs comes from
+//! the sums of each draw.
 //!
 //! After three rounds, a scatter that only the three have told is hardly known at all: t is 4.3, and by luck an interval
 //! comes out a tenth as wide as it should. But all trials of all rounds tell of it, as far as they scatter alike, which is
