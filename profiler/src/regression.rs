@@ -8,12 +8,17 @@
 //! those that costs are wanted for, `y = (b + x . c)(1 + z . e) + error`: the effects `e` are unknowns like the costs, of
 //! either sign. Each is drawn to none by one pseudo-observation of standard deviation 1 in the units of `z`, which the
 //! caller chooses so that this says nothing: conditions that hardly vary then leave costs alone instead of being blamed
-//! for whatever scatters.
+//! for whatever scatters. What conditions do is told by what ran again under others. What unlike observations are out by
+//! would tell it too, if costs added up; but conditions go with what is run: what draws more power is warmer, and what it
+//! takes beside the sum of its parts would be taken for the temperature's. So in the equations for the effects all that
+//! ran the same has an *offset* of its own, relative, and in those for the costs it has none.
 //!
 //! **Fit.** Generalised least squares. Errors are proportional to the response, as those of windows of equal length
-//! are: the covariance of a block is `s^2 diag(yhat^2) + g^2 yhat yhat^T`, a scatter of each observation and a gain
-//! common to the block; `s` and `g` are estimated from the residuals of a first fit. Negative costs are excluded by the
-//! active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23).
+//! are: the covariance of a block is `diag(s^2 yhat^2) + g^2 yhat yhat^T`, a scatter of each observation and a gain
+//! common to the block; `s` and `g` are estimated from the residuals of a first fit. What ran the same scatters alike,
+//! and so does all that ran several items beyond the base: its `s` is *moderated* as below, from its own residuals and
+//! those of all. Negative costs are excluded by the active-set method of Lawson and Hanson (Solving Least Squares
+//! Problems, 1974, chapter 23).
 //!
 //! **What does not add up.** Observations that ran the same may all lie beside the fit, by as much each time: what they ran
 //! costs more or less together than its parts do elsewhere. That is no error of theirs. It does not scatter, so that
@@ -28,14 +33,15 @@
 //! are. Drawing the blocks themselves would leave out now one class and now another where each block has only some of
 //! them: with six blocks such intervals came out ten times too wide. A mean comes closer to what it has seen than to the
 //! truth, and so does a fit: the mean error of one of `n` blocks is multiplied by `sqrt(n / (n - 1))`, and what one of `m` equals
-//! adds to that by `sqrt(m / (m - 1))`, or by `sqrt(N / (N - K))`, of `N` observations with `K` unknowns, where it has none.
+//! adds to that by `sqrt(m / (m - 1))` (a little more, for the effects), or by `sqrt(N / (N - K))`, of `N` observations with
+//! `K` unknowns, where it has none.
 //! The scatter of few blocks is itself uncertain: the standard deviation over the draws is multiplied by Student's t at
 //! `n - 1` degrees of freedom. All draws are kept, because costs are correlated: the interval of a sum of costs comes from
 //! the sums of each draw.
 //!
 //! After three rounds, a scatter that only the three have told is hardly known at all: t is 4.3, and by luck an interval
-//! comes out a tenth as wide as it should. But all trials of all rounds tell of it, as far as they scatter alike, which is
-//! what the fit takes them to do. So the variance is *moderated* (Smyth, Linear models and empirical Bayes methods, 2004):
+//! comes out a tenth as wide as it should. But all trials of all rounds tell of it, as far as they scatter as the fit
+//! takes them to do. So the variance is *moderated* (Smyth, Linear models and empirical Bayes methods, 2004):
 //! the bootstrap's, at its `n - 1` degrees of freedom, and that of the fit's own model of errors, at up to
 //! `MOST_PRIOR_FREEDOM`, are averaged by these, and t is that of both together. Where a trial scatters more than others,
 //! its own residuals still say so, the louder the more rounds there are. What whole rounds were out by, only rounds can
@@ -50,7 +56,7 @@ use rand_pcg::Pcg64;
 
 use crate::statistics::{Summary, t_quantile};
 use errors::Errors;
-use normal::{Block, Normal};
+use normal::{Block, Design, Equations};
 
 /// One observation.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,19 +158,21 @@ impl Regression {
         let place = |seen: &Observation| blocks.iter().position(|block| *block == seen.block);
         let places: Vec<usize> = observations.iter().filter_map(place).collect();
         let equals = errors::equals(observations);
-        let has_equals = equals.iter().enumerate().any(|(index, first)| index != *first);
+        let offsets = errors::offsets(&equals);
+        let alike = errors::alike(observations, &equals);
         // First by the responses themselves as the measure of their errors, then by what that fit says.
         let mut fitted: Vec<f64> = observations.iter().map(|observation| observation.response).collect();
         let mut under_stated_conditions = fitted.clone();
-        let mut scatter = Scatters { within: 1.0, freedom: 1.0, of_blocks: 0.0, between: 0.0 };
-        let mut solution = DVector::zeros(n_unknowns);
-        let (mut shares, mut errors) = (Vec::new(), None);
+        let (mut sd, mut gain_sd) = (vec![1.0; observations.len()], 0.0);
+        let mut last = None;
         for _ in 0..if n_conditions > 0 { FITS_WITH_CONDITIONS } else { FITS } {
+            let design = Design::of(observations, &under_stated_conditions, &offsets);
             let share = |members: &Vec<usize>| {
-                Block::of(members.clone(), observations, &under_stated_conditions, &fitted, scatter)
+                Block::of(members.clone(), observations, &design, &fitted, &sd, gain_sd)
             };
-            shares = members.iter().map(share).collect::<Option<Vec<Block>>>()?;
-            solution = Normal::total(&shares).solve()?;
+            let shares = members.iter().map(share).collect::<Option<Vec<Block>>>()?;
+            let equations = Equations::of(shares, &design)?;
+            let solution = equations.solve(&equations.moment)?;
             let (costs, effects) = solution.as_slice().split_at(1 + n_items);
             under_stated_conditions =
                 observations.iter().map(|observation| predict(costs, &observation.counts)).collect();
@@ -175,31 +183,33 @@ impl Regression {
             }
             let pairs = observations.iter().zip(&fitted);
             let all: Vec<f64> = pairs.map(|(seen, fit)| (seen.response - fit) / fit).collect();
-            let of_fit = Errors::of(&all, &places, &equals, n_unknowns);
-            scatter = scatters(&of_fit.own, of_fit.freedom, &members);
-            errors = Some(of_fit);
+            let errors = Errors::of(&all, &places, &equals, n_unknowns, n_conditions);
+            let scatter = scatters(&errors.own, errors.freedom(), &members);
+            sd = errors.sd_within(scatter.within, &alike);
+            gain_sd = scatter.of_blocks;
+            last = Some((equations, solution, errors, scatter));
         }
-        let errors = errors?;
-        let total = Normal::total(&shares);
-        let condition_number = total.condition_number();
+        let (equations, solution, errors, scatter) = last?;
+        let condition_number = equations.condition_number();
         if condition_number > WORST_CONDITION {
             return None;
         }
-        let covariance = total.gram.clone().cholesky()?.inverse();
-        let (draws, signs) = draw(&shares, &solution, &errors, &fitted, n_draws, seed);
+        let covariance = equations.covariance();
+        let (draws, signs) = draw(&equations, &solution, &errors, &fitted, n_draws, seed);
         let all: Vec<f64> =
             errors.own.iter().zip(&errors.of_equals).map(|(own, common)| own + common).collect();
         let freedom = observations.len() as f64 - n_unknowns as f64;
-        let gain = |block: &Block| &covariance * block.moment(|index| fitted[index]) * scatter.between;
+        let gain =
+            |block: &Block| &equations.of_moment * block.moment(|index| fitted[index]) * scatter.between;
         Some(Regression {
             costs: solution.iter().skip(1).take(n_items).copied().collect(),
             effects: solution.iter().skip(1 + n_items).copied().collect(),
             intercept: solution[0],
             scatter_relative: scatters(&all, freedom, &members).within,
-            scatter_of_equals_relative: has_equals.then_some(scatter.within),
+            scatter_of_equals_relative: offsets.iter().any(Option::is_some).then_some(scatter.within),
             block_scatter_relative: scatter.of_blocks,
             model_sd: (1..=n_items).map(|index| covariance[(index, index)].max(0.0).sqrt()).collect(),
-            misfit_sd: misfit_sd(&shares, &equals, &errors, &fitted, &covariance)
+            misfit_sd: misfit_sd(&equations, &equals, &errors, &fitted, &covariance)
                 .into_iter()
                 .skip(1)
                 .take(n_items)
@@ -210,7 +220,7 @@ impl Regression {
             draws,
             signs,
             model: ErrorModel {
-                gains: shares.iter().map(gain).collect(),
+                gains: equations.blocks.iter().map(gain).collect(),
                 covariance,
                 freedom: scatter.freedom,
             },
@@ -345,7 +355,7 @@ fn scatters(errors: &[f64], freedom: f64, blocks: &[Vec<usize>]) -> Scatters {
 /// What intercept, costs and effects are put out by, one standard deviation, by what equals have in common, if that were by
 /// chance (White, 1980), less what their own errors make of it, as `covariance` tells.
 fn misfit_sd(
-    shares: &[Block],
+    equations: &Equations,
     equals: &[usize],
     errors: &Errors,
     fitted: &[f64],
@@ -355,8 +365,9 @@ fn misfit_sd(
     for first in (0..equals.len()).filter(|&index| equals[index] == index) {
         let common =
             |index: usize| if equals[index] == first { errors.of_equals[index] * fitted[index] } else { 0.0 };
-        let moments = shares.iter().map(|share| share.moment(common));
-        let moved = covariance * moments.fold(DVector::zeros(covariance.nrows()), |sum, moment| sum + moment);
+        let mut moment = DVector::zeros(equations.moment.len());
+        equations.blocks.iter().for_each(|block| moment += block.moment(common));
+        let moved = &equations.of_moment * moment;
         variances += moved.map(|moved: f64| moved * moved);
     }
     let own = covariance.diagonal();
@@ -365,7 +376,7 @@ fn misfit_sd(
 
 /// Draws with the errors of blocks turned around, and the signs of each.
 fn draw(
-    shares: &[Block],
+    equations: &Equations,
     solution: &DVector<f64>,
     errors: &Errors,
     fitted: &[f64],
@@ -373,22 +384,17 @@ fn draw(
     seed: u64,
 ) -> (Vec<DVector<f64>>, Vec<Vec<f64>>) {
     let mut random = Pcg64::seed_from_u64(seed);
-    let total = Normal::total(shares);
-    let expected = &total.gram * solution;
+    let expected = equations.expected(solution);
     let error = |index: usize| errors.inflated[index] * fitted[index];
-    let moments: Vec<DVector<f64>> = shares.iter().map(|share| share.moment(error)).collect();
+    let moments: Vec<DVector<f64>> = equations.blocks.iter().map(|block| block.moment(error)).collect();
     let mut draws = Vec::with_capacity(n_draws);
     let mut drawn = Vec::with_capacity(n_draws);
+    let mut sign = || if random.random::<bool>() { 1.0 } else { -1.0 };
     for _ in 0..n_draws {
-        let signs: Vec<f64> =
-            shares.iter().map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
-        let mut moment = expected.clone();
-        // The pseudo-observations, too: their standard deviation is 1.
-        for place in total.effects() {
-            moment[place] += if random.random::<bool>() { 1.0 } else { -1.0 };
-        }
+        let signs: Vec<f64> = moments.iter().map(|_| sign()).collect();
+        let mut moment = &expected + equations.pseudo_errors.map(|error| error * sign());
         moments.iter().zip(&signs).for_each(|(of_block, sign)| moment += of_block * *sign);
-        if let Some(solution) = (Normal { moment, ..total.clone() }).solve() {
+        if let Some(solution) = equations.solve(&moment) {
             draws.push(solution);
             drawn.push(signs);
         }
@@ -538,6 +544,57 @@ mod tests {
             "{}",
             unknown / runs as f64
         );
+    }
+
+    #[test]
+    fn what_conditions_do_is_told_by_what_ran_the_same() {
+        let (mut effects, mut held, runs) = (0.0, 0, 200);
+        for seed in 0..runs {
+            let mut random = Pcg64::seed_from_u64(!seed);
+            let mut seen = observations(&[3.0, 0.5, 2.0], 0.25, 0.003, 0.0, seed);
+            for seen in &mut seen {
+                // What runs most is 1 % dearer than its parts, and at conditions of its own.
+                let is_large = seen.counts == [4.0, 8.0, 4.0] || seen.counts == [8.0, 12.0, 1.0];
+                let condition = 0.01 * normal_value(&mut random) + if is_large { 0.02 } else { 0.0 };
+                seen.conditions = vec![condition];
+                seen.response *= (1.0 + 0.8 * condition) * if is_large { 1.01 } else { 1.0 };
+            }
+            let fit = Regression::fit(&seen, 200, seed).unwrap();
+            effects += fit.effects[0] / runs as f64;
+            held += usize::from((fit.effects[0] - 0.8).abs() <= fit.effect_ci95(0).unwrap());
+        }
+        // Without offsets it comes out at 1.0. One is known to 0.003 / (0.01 sqrt(24)) = 0.06, their mean to 0.004; four of
+        // these.
+        assert!((effects - 0.8).abs() < 0.017, "{effects}");
+        // Of 200, 190 are to be held, with a standard deviation of 3.1; four of these.
+        assert!(held >= 190 - 12, "{held} of {runs}");
+    }
+
+    #[test]
+    fn what_scatters_less_counts_for_more() {
+        let (mut squares, mut squares_alike, runs) = (0.0, 0.0, 200);
+        for seed in 0..runs {
+            let mut random = Pcg64::seed_from_u64(!seed);
+            let costs = [3.0, 0.5, 2.0];
+            let mut seen = observations(&costs, 0.25, 0.003, 0.0, seed);
+            let mut later = observations(&costs, 0.25, 0.003, 0.0, seed + runs);
+            later.iter_mut().for_each(|seen| seen.block += 5);
+            seen.append(&mut later);
+            // Trials of several items scatter ten times as much.
+            for seen in &mut seen {
+                if seen.counts[1] > 4.0 && seen.counts != [4.0, 12.0, 1.0] {
+                    seen.response *= 1.0 + 0.03 * normal_value(&mut random);
+                }
+            }
+            let error = |seen: &[Observation]| Regression::fit(seen, 0, seed).unwrap().costs[1] - costs[1];
+            squares += error(&seen).powi(2) / runs as f64;
+            // Counts that differ in the seventh digit: nothing ran the same to tell how much it scatters.
+            seen.iter_mut().enumerate().for_each(|(index, seen)| seen.counts[0] += 1e-7 * index as f64);
+            squares_alike += error(&seen).powi(2) / runs as f64;
+        }
+        // All together scatter by 1.75 %. With eight degrees of freedom of that and nine of their own, trials are taken to
+        // scatter by 1.2 and 2.5 % and count 4 to 1. It comes out at 0.37, which 200 runs tell to a seventh.
+        assert!(squares < 0.5 * squares_alike, "{squares} {squares_alike}");
     }
 
     #[test]
