@@ -8,6 +8,7 @@ mod simulation;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
+use joulewise_profiler::clock::SimulatedClock;
 use joulewise_profiler::energy::Provenance;
 use joulewise_profiler::experiment::Protocol;
 use joulewise_profiler::meter::{EnergyMeter, MeteredDevice};
@@ -41,13 +42,18 @@ fn measure(sensor: SimulatedSensor, device: &SimulatedDevice, protocol: &Protoco
     profile(&mut SimulatedWorkload::new(device), &setup, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// One measurement by the default of these tests, for all that only look at it.
+/// One measurement by the default of these tests, for all that only look at it, in simulated time: what a busy machine
+/// oversleeps is no joules of a module's.
 fn measured() -> &'static PhaseProfile {
     static PHASE: OnceLock<PhaseProfile> = OnceLock::new();
     PHASE.get_or_init(|| {
-        let device = SimulatedDevice::new(IDLE_W);
+        let clock = SimulatedClock::new();
+        let device = SimulatedDevice::on(clock.clone(), IDLE_W);
         let sensor = SimulatedSensor::counter(&device, PERIOD_S).named("truth", 0.05);
-        measure(sensor, &device, &protocol())
+        let meter = EnergyMeter::simulated(&clock, vec![Box::new(sensor)]);
+        let protocol = protocol();
+        let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
+        profile(&mut SimulatedWorkload::new(&device), &setup, &mut |_| ControlFlow::Continue(())).unwrap()
     })
 }
 
@@ -55,10 +61,9 @@ fn module<'a>(phase: &'a PhaseProfile, path: &str) -> &'a ModuleRow {
     phase.modules.iter().find(|row| row.path == path).unwrap()
 }
 
-/// What a window of known energy may be off by: the counter's period at both ends at the highest power, and up to
-/// 20 ms that the test's thread overslept at idle power.
+/// What a window of known energy may be off by: the counter's period at both ends at the highest power.
 fn tolerance(power_w: f64) -> f64 {
-    (2.0 * PERIOD_S * power_w.max(IDLE_W) + 0.02 * IDLE_W) / WINDOW_S
+    2.0 * PERIOD_S * power_w.max(IDLE_W) / WINDOW_S
 }
 
 #[test]
