@@ -4,6 +4,9 @@
 //! corrected together by Holm's method, so that a table of forty layers does not call two of them different by chance.
 //! The sensor's gain is common to both profiles when sensor and machine are; when they are not, the comparison says so,
 //! and its systematic term does not cancel.
+//!
+//! A card that is warmer takes more joules for the same. Where profiles have told what conditions do, joules are compared
+//! a second time with that taken off the second, and its doubt added.
 
 use std::collections::BTreeSet;
 
@@ -60,6 +63,22 @@ pub struct ComparedRow {
     pub is_significant: bool,
     /// The lesser of both.
     pub provenance: Option<Provenance>,
+    /// Joules without what the conditions of the second are expected to make of them; `None` where no effect of theirs is
+    /// known.
+    pub at_equal_conditions: Option<EqualConditions>,
+}
+
+/// What is left of a change when the second has run under the conditions of the first.
+#[derive(Clone, Debug, Serialize)]
+pub struct EqualConditions {
+    /// As in [`ComparedRow`].
+    pub change: Option<f64>,
+    /// Half width of its 95 % interval, that of the conditions' effects included.
+    pub change_ci95: Option<f64>,
+    /// Probability of such a difference between equal means, corrected for the number of rows.
+    pub p_corrected: Option<f64>,
+    /// Whether that is below 0.05.
+    pub is_significant: bool,
 }
 
 /// A mean with its interval and what it is the mean of.
@@ -80,6 +99,15 @@ impl<'a> Figure<'a> {
     fn time(name: &'a str, time: &Timing) -> Self {
         let mean = (time.duration_s > 0.0).then_some(time.duration_s);
         Figure { name, mean, ci95: time.ci95_s, n: time.n, provenance: None }
+    }
+
+    /// Without what other conditions are expected to make of it.
+    fn without(&self, shift: &Shift) -> Self {
+        let factor = 1.0 + shift.relative;
+        let mean = self.mean.map(|mean| mean / factor);
+        let of_shift = mean.map(|mean| mean * shift.relative_ci95 / factor);
+        let ci95 = self.ci95.zip(of_shift).map(|(own, of_shift)| (own / factor).hypot(of_shift));
+        Figure { mean, ci95, ..*self }
     }
 
     /// The sample that has this mean and interval.
@@ -127,14 +155,15 @@ pub fn compare(first: &Profile, second: &Profile) -> ProfileComparison {
                     new.attribution.name()
                 ));
             }
-            if let Some(Shift { conditions, relative, relative_ci95 }) = Shift::between(old, new) {
+            let shift = Shift::between(old, new);
+            if let Some(Shift { conditions, relative, relative_ci95 }) = &shift {
                 of_phases.push(format!(
                     "{name}: the second ran at {conditions}, which is expected to make {:+.1} ± {:.1} % of the joules",
                     100.0 * relative,
                     100.0 * relative_ci95
                 ));
             }
-            phases.push(PhaseComparison { name, rows: rows(old, new) });
+            phases.push(PhaseComparison { name, rows: rows(old, new, shift.as_ref()) });
         }
     }
     let notes = [notes(first, second, phases.is_empty()), of_phases].concat();
@@ -188,14 +217,14 @@ fn differences(first: &Protocol, second: &Protocol) -> Vec<String> {
     fields(first).into_iter().filter_map(difference).collect()
 }
 
-fn rows(old: &PhaseProfile, new: &PhaseProfile) -> Vec<ComparedRow> {
+fn rows(old: &PhaseProfile, new: &PhaseProfile, shift: Option<&Shift>) -> Vec<ComparedRow> {
     let (by_old, by_new) = (old.attribution, new.attribution);
     let groups = |level, old: &[GroupRow], new: &[GroupRow]| -> Vec<ComparedRow> {
         let energy: Vec<_> = old.iter().map(|row| Figure::energy(&row.name, row.energy(by_old))).collect();
         let other: Vec<_> = new.iter().map(|row| Figure::energy(&row.name, row.energy(by_new))).collect();
         let time: Vec<_> = old.iter().map(|row| Figure::time(&row.name, &row.time)).collect();
         let other_time: Vec<_> = new.iter().map(|row| Figure::time(&row.name, &row.time)).collect();
-        [corrected("energy", level, &energy, &other), corrected("time", level, &time, &other_time)].concat()
+        [joules(level, &energy, &other, shift), corrected("time", level, &time, &other_time)].concat()
     };
     let whole = |phase: &PhaseProfile| {
         (Figure::energy("whole", &phase.whole.energy), Figure::time("whole", &phase.whole.time))
@@ -206,13 +235,32 @@ fn rows(old: &PhaseProfile, new: &PhaseProfile) -> Vec<ComparedRow> {
     let other_modules: Vec<_> =
         new.modules.iter().map(|row| Figure::energy(&row.path, row.energy(by_new))).collect();
     [
-        corrected("energy", "whole", &[old_j], &[new_j]),
+        joules("whole", &[old_j], &[new_j], shift),
         corrected("time", "whole", &[old_s], &[new_s]),
         groups("layer", &old.layers, &new.layers),
         groups("kind", &old.kinds, &new.kinds),
-        corrected("energy", "module", &modules, &other_modules),
+        joules("module", &modules, &other_modules, shift),
     ]
     .concat()
+}
+
+/// Rows of joules, as they are and at equal conditions.
+fn joules(
+    level: &'static str,
+    old: &[Figure<'_>],
+    new: &[Figure<'_>],
+    shift: Option<&Shift>,
+) -> Vec<ComparedRow> {
+    let mut rows = corrected("energy", level, old, new);
+    if let Some(shift) = shift {
+        let new: Vec<Figure<'_>> = new.iter().map(|figure| figure.without(shift)).collect();
+        for (row, equal) in rows.iter_mut().zip(corrected("energy", level, old, &new)) {
+            let ComparedRow { change, change_ci95, p_corrected, is_significant, .. } = equal;
+            row.at_equal_conditions =
+                Some(EqualConditions { change, change_ci95, p_corrected, is_significant });
+        }
+    }
+    rows
 }
 
 /// The rows that both have, corrected as one family.
@@ -244,6 +292,7 @@ fn corrected(
                 p_corrected: None,
                 is_significant: false,
                 provenance: old.provenance.zip(new.provenance).map(|(old, new)| old.max(new)),
+                at_equal_conditions: None,
             })
         })
         .collect();

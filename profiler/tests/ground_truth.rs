@@ -160,11 +160,16 @@ fn intervals_of_regression_hold_the_truth_in_a_thousand_runs() {
 
 /// A run on a device that is at its own clock in some trials and 4 % below in others.
 fn run_at_two_clocks(seed: u64, is_told: bool) -> PhaseProfile {
+    run_at(&[1.0, 0.96], 0.0, is_told, seed)
+}
+
+/// A run on a device that is at some of its clocks in some trials and at others in others, and takes so much more, relative.
+fn run_at(clocks: &[f64], more: f64, is_told: bool, seed: u64) -> PhaseProfile {
     let clock = SimulatedClock::new();
     let device = SimulatedDevice::on(clock.clone(), STATIC_W);
     let meter = EnergyMeter::simulated(&clock, vec![Box::new(counter(&device, seed))]);
-    let wandering = Wandering::new(&[1.0, 0.96], 0.8, -0.6, is_told, seed);
-    let mut workload = SimulatedWorkload::of(&device, GPU).wandering(wandering);
+    let wandering = Wandering::new(clocks, 0.8, -0.6, is_told, seed);
+    let mut workload = SimulatedWorkload::of(&device, GPU).wandering(wandering).drifting(move |_| more);
     let protocol = protocol(seed);
     let setup = Setup { meter: &meter, device: MeteredDevice::Cpu, work: None, protocol: &protocol };
     profile(&mut workload, &setup, &mut |_| ControlFlow::Continue(())).unwrap()
@@ -233,6 +238,36 @@ fn a_comparison_says_what_another_clock_makes() {
         profile.models[0].phases[0].regression.as_mut().unwrap().effects.clear();
     }
     assert_eq!(note(&first, &second), None);
+    let rows = &compare(&first, &second).phases[0].rows;
+    assert!(rows.iter().all(|row| row.at_equal_conditions.is_none()));
+}
+
+#[test]
+fn what_a_lower_clock_hides_is_told_at_equal_conditions() {
+    const PAIRS: u64 = 100;
+    /// What the second device takes more, relative.
+    const MORE: f64 = 0.02;
+    let (mut held, mut n_rows, mut false_alarms) = (0, 0, 0);
+    for seed in 0..PAIRS {
+        let at_rest = [1.0, 0.96];
+        let lower = at_rest.map(|clock| clock - 0.03);
+        let first = profile_of(run_at(&at_rest, 0.0, true, seed));
+        let kinds = |second: &Profile| {
+            let rows = compare(&first, second).phases.remove(0).rows;
+            let kinds = rows.into_iter().filter(|row| (row.quantity, row.level) == ("energy", "kind"));
+            kinds.map(|row| row.at_equal_conditions.unwrap()).collect::<Vec<_>>()
+        };
+        for change in kinds(&profile_of(run_at(&lower, MORE, true, PAIRS + seed))) {
+            n_rows += 1;
+            held += usize::from((change.change.unwrap() - MORE).abs() <= change.change_ci95.unwrap());
+        }
+        let same = kinds(&profile_of(run_at(&lower, 0.0, true, 2 * PAIRS + seed)));
+        false_alarms += usize::from(same.iter().any(|change| change.is_significant));
+    }
+    println!("{held} of {n_rows} intervals hold, {false_alarms} false alarms in {PAIRS}");
+    // The kinds of a pair share its errors, so that pairs count: 95 and 5 of 100 with a standard deviation of 2.2.
+    assert!(held as f64 >= (0.95 - 4.0 * 0.022) * n_rows as f64, "{held} of {n_rows}");
+    assert!(false_alarms <= 5 + 9, "{false_alarms}");
 }
 
 #[test]
