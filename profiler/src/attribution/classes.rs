@@ -42,7 +42,7 @@ impl<'a> Classes<'a> {
                         counts: counts(record, resolved.trial),
                         response: response * per_iteration,
                         sampling_sd: sampling_sd * per_iteration,
-                        conditions: conditions.distances(resolved.trial),
+                        conditions: conditions.distances(resolved),
                     })
                 };
                 repeated.iter().map(observation).collect()
@@ -138,7 +138,7 @@ impl<'a> Classes<'a> {
         let weights = self.all_weights();
         // Costs are stated for the mean of their conditions; what each was beside that by is no scatter.
         let stated = |resolved: &Resolved<'_>| {
-            let factor = regression.factor(&self.conditions.distances(resolved.trial));
+            let factor = regression.factor(&self.conditions.distances(resolved));
             Some((resolved.trial.round, resolved.per_iteration().energy_j? / factor))
         };
         let wholes: Vec<(usize, f64)> = self.trials.of(Target::Whole).filter_map(stated).collect();
@@ -249,7 +249,7 @@ impl<'a> Classes<'a> {
             .of(Target::Mixture)
             .filter_map(|resolved| {
                 let measured_j = resolved.per_iteration().energy_j?;
-                let conditions = self.conditions.distances(resolved.trial);
+                let conditions = self.conditions.distances(resolved);
                 Some(regression.predict(&counts(self.record, resolved.trial), &conditions) / measured_j - 1.0)
             })
             .collect();

@@ -7,7 +7,7 @@
 
 use super::{Resolved, Trials};
 use crate::conditions::AT_POWER_CAP;
-use crate::experiment::{Target, Trial};
+use crate::experiment::Target;
 use crate::report::json::{PhaseProfile, WindowRow};
 use crate::statistics::Summary;
 
@@ -21,7 +21,7 @@ struct Condition {
     /// Whether a power cap sets it. Then it follows from what is run and is part of what that costs: a class would be
     /// blamed for a clock that it has brought about itself.
     is_set_by_power_cap: bool,
-    of: fn(&Trial) -> Option<f64>,
+    of: fn(&Resolved<'_>) -> Option<f64>,
     of_window: fn(&WindowRow) -> Option<f64>,
     /// A value for people.
     show: fn(f64) -> String,
@@ -36,7 +36,7 @@ const CONDITIONS: [Condition; 2] = [
         name: "a clock 1 % higher",
         said: 0.01,
         is_set_by_power_cap: true,
-        of: |trial| trial.clock_hz,
+        of: |resolved| resolved.trial.clock_hz,
         of_window: |window| window.clock_hz,
         show: |clock_hz| format!("{:.0} MHz", clock_hz * 1e-6),
         distance: |clock_hz, reference_hz| clock_hz / reference_hz - 1.0,
@@ -46,7 +46,7 @@ const CONDITIONS: [Condition; 2] = [
         name: "10 K more",
         said: 0.05,
         is_set_by_power_cap: false,
-        of: |trial| trial.temperature_c,
+        of: |resolved| resolved.temperature_c,
         of_window: |window| window.temperature_c,
         show: |temperature_c| format!("{temperature_c:.1} °C"),
         distance: |temperature_c, reference_c| 0.005 * (temperature_c - reference_c),
@@ -62,10 +62,9 @@ impl Conditions {
             || trials.of(Target::Whole).chain(trials.of(Target::Repeated)).chain(trials.of(Target::Mixture));
         let is_capped = all().any(|resolved| resolved.trial.flags.iter().any(|flag| flag == AT_POWER_CAP));
         let known = |condition: &'static Condition| {
-            let value = |resolved: &Resolved<'_>| (condition.of)(resolved.trial);
-            let reference: Option<Vec<f64>> = trials.of(Target::Whole).map(value).collect();
+            let reference: Option<Vec<f64>> = trials.of(Target::Whole).map(condition.of).collect();
             let reference = reference.filter(|values| !values.is_empty())?;
-            let is_told = all().all(|resolved| value(resolved).is_some());
+            let is_told = all().all(|resolved| (condition.of)(resolved).is_some());
             let is_free = !(condition.is_set_by_power_cap && is_capped);
             (is_told && is_free).then(|| (condition, Summary::of(&reference).mean))
         };
@@ -73,9 +72,9 @@ impl Conditions {
     }
 
     /// How far a trial was from the whole program.
-    pub(super) fn distances(&self, trial: &Trial) -> Vec<f64> {
+    pub(super) fn distances(&self, resolved: &Resolved<'_>) -> Vec<f64> {
         let distance = |(condition, reference): &(&Condition, f64)| {
-            (condition.of)(trial).map_or(0.0, |value| (condition.distance)(value, *reference))
+            (condition.of)(resolved).map_or(0.0, |value| (condition.distance)(value, *reference))
         };
         self.0.iter().map(distance).collect()
     }

@@ -15,6 +15,7 @@
 mod classes;
 pub(crate) mod conditions;
 mod notes;
+mod thermometer;
 
 use joulewise_engine::{Cost, ModuleId, Phase};
 
@@ -56,6 +57,8 @@ pub struct Basis<'a> {
 struct Resolved<'a> {
     trial: &'a Trial,
     seen: Seen,
+    /// At its end, finer than it was read.
+    temperature_c: Option<f64>,
 }
 
 impl Resolved<'_> {
@@ -66,8 +69,10 @@ impl Resolved<'_> {
 
 impl Basis<'_> {
     fn resolved(&self) -> Vec<Resolved<'_>> {
-        let resolve = |trial| Resolved { trial, seen: self.seen(trial) };
-        self.record.trials.iter().map(resolve).collect()
+        let pairs = self.record.trials.iter().zip(thermometer::temperatures_c(&self.record.trials));
+        pairs
+            .map(|(trial, temperature_c)| Resolved { trial, seen: self.seen(trial), temperature_c })
+            .collect()
     }
 
     fn seen(&self, trial: &Trial) -> Seen {
@@ -403,7 +408,7 @@ fn timeline(record: &Record) -> Vec<TimelineSpan> {
 
 fn windows(resolved: &[Resolved<'_>]) -> Vec<WindowRow> {
     let begin_s = resolved.first().map_or(0.0, |resolved| resolved.trial.start_s);
-    let row = |Resolved { trial, seen }: &Resolved<'_>| {
+    let row = |Resolved { trial, seen, .. }: &Resolved<'_>| {
         let (target, module) = match trial.target {
             Target::Idle => ("idle", None),
             Target::Whole => ("whole", None),
