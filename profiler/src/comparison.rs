@@ -252,7 +252,8 @@ fn joules(
     shift: Option<&Shift>,
 ) -> Vec<ComparedRow> {
     let mut rows = corrected("energy", level, old, new);
-    if let Some(shift) = shift {
+    // An effect that is hardly known may make less than nothing of them.
+    if let Some(shift) = shift.filter(|shift| shift.relative > -1.0) {
         let new: Vec<Figure<'_>> = new.iter().map(|figure| figure.without(shift)).collect();
         for (row, equal) in rows.iter_mut().zip(corrected("energy", level, old, &new)) {
             let ComparedRow { change, change_ci95, p_corrected, is_significant, .. } = equal;

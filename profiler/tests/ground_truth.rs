@@ -233,13 +233,21 @@ fn a_comparison_says_what_another_clock_makes() {
     // Joules follow the clock to the power of 0.8, which some thirty trials at clocks 4 % apart tell to a tenth of it.
     let said = note(&first, &second).unwrap();
     assert!(said.contains("990 MHz instead of 1000 MHz") && said.contains("make -0.8 ± 0.0 %"), "{said}");
+    let is_any_at_equal_conditions = |first: &Profile, second: &Profile| {
+        compare(first, second).phases[0].rows.iter().any(|row| row.at_equal_conditions.is_some())
+    };
+    assert!(is_any_at_equal_conditions(&first, &second));
+    // An effect by which the second would take less than nothing is none.
+    for profile in [&mut first, &mut second] {
+        profile.models[0].phases[0].regression.as_mut().unwrap().effects[0].relative = 2.0;
+    }
+    assert!(!is_any_at_equal_conditions(&first, &second));
     // Without the effects nothing can be said.
     for profile in [&mut first, &mut second] {
         profile.models[0].phases[0].regression.as_mut().unwrap().effects.clear();
     }
     assert_eq!(note(&first, &second), None);
-    let rows = &compare(&first, &second).phases[0].rows;
-    assert!(rows.iter().all(|row| row.at_equal_conditions.is_none()));
+    assert!(!is_any_at_equal_conditions(&first, &second));
 }
 
 #[test]

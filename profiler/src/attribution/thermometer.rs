@@ -1,8 +1,8 @@
 //! Temperatures finer than a thermometer tells them.
 //!
-//! NVML tells whole kelvins, which are 0.29 K out on average. A card that has been at work for some minutes wanders by no
-//! more, and what a kelvin does, told by such readings, comes out at half of it: errors in what is told by, other than
-//! errors in what it is told from, do not average out (Fuller, Measurement Error Models, 1987, section 1.1). But a chip's
+//! NVML tells whole kelvins, which are 0.29 K out, root mean square. A card that has been at work for some minutes wanders
+//! by little more, and what a kelvin does, told by such readings, comes out at half of it: errors of a regressor, unlike
+//! those of the response, do not average out (Fuller, Measurement Error Models, 1987, section 1.1). But a chip's
 //! temperature follows within a fraction of a second from what runs, on top of a heat sink that takes a minute. So it is
 //! taken for the sum of what all trials have in common that ran the same, and of a curve through the trials before and
 //! behind (locally weighted lines: Cleveland, Journal of the American Statistical Association 74, 1979). What a reading
@@ -96,7 +96,9 @@ fn means_of_equals(readings: &[Reading], values: &[f64]) -> (Vec<f64>, Vec<f64>)
 /// The line through the neighbours of a reading, at its time: each of them with its share of the value there.
 fn line_through(readings: &[Reading], place: usize) -> Vec<(usize, f64)> {
     let distance_s = |other: usize| readings[other].time_s - readings[place].time_s;
-    let mut nearest: Vec<usize> = (0..readings.len()).collect();
+    // They are in the order of time.
+    let mut nearest: Vec<usize> =
+        (place.saturating_sub(NEIGHBOURS)..readings.len().min(place + NEIGHBOURS)).collect();
     nearest.sort_by(|&a, &b| distance_s(a).abs().total_cmp(&distance_s(b).abs()));
     nearest.truncate(NEIGHBOURS);
     let farthest_s = nearest.last().map_or(0.0, |&last| distance_s(last).abs()).max(f64::MIN_POSITIVE);
